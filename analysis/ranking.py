@@ -1,0 +1,173 @@
+"""Which configuration gives the best quality per joule.
+
+    R = w * phi + (1 - w) * rho
+
+- rho, quality: mean over tasks of the task's quality, which is the mean of its metrics, each in [0, 1].
+- E, joules per request: of inference, plus the joules of fine-tuning spread over `requests`.
+- phi, energy efficiency in [0, 1] over the compared set: `minmax` = (E_max - E) / (E_max - E_min), which depends on
+  who is in the set: taking a configuration out can reverse the order of two others; it is 1 where all E are equal
+  (to 9 digits), a single row included. `ratio` = E_min / E, which depends on the best one only and never reaches 0.
+
+A row is a configuration; E and rho are means over its seeds. A simulated pruning gets no credit for energy: it is
+ranked with the inference energy of its dense parent, the same configuration without pruning.
+"""
+
+import math
+from typing import Final, Literal, get_args
+
+import polars as pl
+
+from analysis.candidates import candidates, dense_parents, known_mean
+from analysis.load import Results
+from analysis.states import states
+from energyaware.errors import InputError
+
+Phi = Literal["minmax", "ratio"]
+
+COLUMNS: Final = [
+    *["rank", "score", "phi", "rho", "model", "precision", "pruning", "pruning_applied", "realisation"],
+    *["energy_j_per_request", "finetune_energy_j", "carbon_g_per_request", "measured", "seeds", "stage_ids"],
+    *["phi_minmax", "phi_ratio", "energy_from", "own_energy_j_per_request", "quality"],
+    *["model_revision", "tasks", "finetune_method", "finetune_precision", "devices", "mixed", "mixed_devices"],
+]
+
+_SAME_ENERGY: Final = 1e-9
+"""Energies that all agree to this share are equal: no meter is finer, and min-max would blow rounding up to 0 and 1."""
+
+_SAME_SCORE_DIGITS: Final = 12
+"""Scores that agree to this many decimals are a tie: a difference beyond it is rounding."""
+
+
+def ranking(results: Results, weight: float = 0.5, requests: int = 10_000, phi: Phi = "minmax") -> pl.LazyFrame:
+    """Configurations by score, best first; equal scores share a rank.
+
+    Args:
+        results: a loaded results folder; with a plan, only what the plan asks for is compared.
+        weight: w, how much energy counts against quality, from 0 to 1.
+        requests: how many requests the energy of fine-tuning is spread over, at least 1.
+        phi: which energy efficiency goes into the score. Both are columns.
+
+    Returns:
+        A frame with `COLUMNS`. `energy_j_per_request` is E; `energy_from` says whose inference energy it holds.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+    _check(weight, requests, phi)
+    energy = pl.col("inference_energy_j") + pl.col("finetune_energy_j") / requests
+    carbon = pl.col("inference_carbon_g") + pl.col("finetune_carbon_g") / requests
+    return (
+        candidates(results)
+        .filter(pl.col("reason").is_null())
+        .pipe(_per_configuration)
+        .pipe(_with_energy_of_dense_parent, dense_parents(results))
+        .with_columns(energy_j_per_request=energy, carbon_g_per_request=carbon)
+        .with_columns(**_efficiencies(), **_devices())
+        .with_columns(phi=pl.col(f"phi_{phi}"))
+        .with_columns(score=weight * pl.col("phi") + (1 - weight) * pl.col("rho"))
+        .with_columns(rank=pl.col("score").round(_SAME_SCORE_DIGITS).rank("min", descending=True).cast(pl.Int64))
+        .sort("rank", "model", "precision", "pruning", "pruning_applied", "configuration")
+        .select(COLUMNS)
+    )
+
+
+def left_out(results: Results) -> pl.LazyFrame:
+    """Stages that are asked for and not ranked: infeasible, failed, blocked, pending, or incomplete, and why.
+
+    One row per configuration and seed. `incomplete` is a finished stage that lacks a quality or an energy: it is
+    never filled in.
+    """
+    unfinished = states(results).filter(pl.col("kind") == "inference", pl.col("state") != "finished")
+    incomplete = candidates(results).filter(pl.col("reason").is_not_null()).with_columns(state=pl.lit("incomplete"))
+    columns = ["model", "precision", "pruning", "pruning_applied", "seed", "state", "reason", "stage_id"]
+    return pl.concat([unfinished.select(columns), incomplete.select(columns)]).sort(columns)
+
+
+def _check(weight: float, requests: int, phi: str) -> None:
+    if not 0 <= weight <= 1:
+        raise InputError("ranking", "weight", f"{weight} is not allowed: a number from 0 (quality) to 1 (energy)")
+    if not (requests >= 1 and math.isfinite(requests)):
+        raise InputError("ranking", "requests", f"{requests} is not allowed: a number of at least 1")
+    if phi not in get_args(Phi):
+        raise InputError("ranking", "phi", f"{phi!r} is not allowed: one of {', '.join(get_args(Phi))}")
+
+
+def _per_configuration(stages: pl.LazyFrame) -> pl.LazyFrame:
+    """Means over seeds. Energy and quality are known in every row; a carbon that is not makes the mean unknown."""
+    return (
+        stages.sort("seed", "stage_id")
+        .group_by("configuration", maintain_order=True)
+        .agg(
+            pl.first("family", "model", "model_revision", "tasks", "finetune_method", "finetune_precision"),
+            pl.first("precision", "pruning", "pruning_applied"),
+            realisation=pl.col("realisation").drop_nulls().unique().sort().str.join(", ").replace("", None),
+            own_energy_j_per_request=pl.mean("inference_energy_j"),
+            own_carbon_g=known_mean("inference_carbon_g"),
+            finetune_energy_j=pl.mean("finetune_energy_j"),
+            finetune_carbon_g=known_mean("finetune_carbon_g"),
+            rho=pl.mean("rho"),
+            own_measured=pl.col("all_measured").all(),
+            own_devices=pl.col("device_label").unique(),
+            finetune_devices=pl.col("finetune_devices").list.explode().unique(),
+            seeds=pl.col("seed").drop_nulls().unique().sort(),
+            stage_ids=pl.concat([pl.col("stage_id"), pl.col("needs").list.explode()]).unique(maintain_order=True),
+        )
+        .join(_quality_means(stages), on="configuration", how="left")
+    )
+
+
+def _quality_means(stages: pl.LazyFrame) -> pl.LazyFrame:
+    return (
+        stages.select("configuration", "quality")
+        .explode("quality")
+        .unnest("quality")
+        .group_by("configuration", "task", "metric")
+        .agg(pl.mean("value"))
+        .sort("configuration", "task", "metric")
+        .group_by("configuration")
+        .agg(quality=pl.struct("task", "metric", "value"))
+    )
+
+
+def _with_energy_of_dense_parent(rows: pl.LazyFrame, parents: pl.LazyFrame) -> pl.LazyFrame:
+    """Simulated prunings take their dense parent's inference energy; where there is none they keep their own."""
+    unrealised = pl.col("realisation").str.contains("simulated").fill_null(pl.col("pruning") != "none")
+    borrowed = unrealised & pl.col("parent_energy_j").is_not_null()
+
+    def ranked(parent: str, own: str) -> pl.Expr:
+        return pl.when(borrowed).then(parent).otherwise(own)
+
+    return rows.join(parents, on="family", how="left").with_columns(
+        inference_energy_j=ranked("parent_energy_j", "own_energy_j_per_request"),
+        inference_carbon_g=ranked("parent_carbon_g", "own_carbon_g"),
+        measured=pl.col("own_measured") & (pl.col("parent_measured") | ~borrowed),
+        inference_devices=ranked("parent_devices", "own_devices").list.set_union("own_devices"),
+        energy_from=pl.when(borrowed)
+        .then(pl.lit("dense parent"))
+        .when(unrealised)
+        .then(pl.lit("own (no dense parent)"))
+        .otherwise(pl.lit("own")),
+    )
+
+
+def _efficiencies() -> dict[str, pl.Expr]:
+    energy = pl.col("energy_j_per_request")
+    span = energy.max() - energy.min()
+    return {
+        "phi_minmax": pl.when(span > _SAME_ENERGY * energy.max()).then((energy.max() - energy) / span).otherwise(1.0),
+        "phi_ratio": energy.min() / energy,
+    }
+
+
+def _devices() -> dict[str, pl.Expr]:
+    """`mixed_devices`: the compared set holds several kinds of device. `mixed`: or measured beside estimated energy."""
+
+    def several(column: str) -> pl.Expr:
+        return pl.col(column).list.explode().n_unique() > 1
+
+    mixed_devices = several("inference_devices") | several("finetune_devices")
+    return {
+        "devices": pl.col("inference_devices").list.set_union("finetune_devices").list.sort(),
+        "mixed_devices": mixed_devices,
+        "mixed": mixed_devices | (pl.col("measured").n_unique() > 1),
+    }

@@ -1,0 +1,210 @@
+"""The ranking as people and programs read it: table, JSON, CSV."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import polars as pl
+
+from analysis.load import Results
+from analysis.ranking import Phi, left_out, ranking
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+_IF_VARIED: Final = ["model", "model_revision", "tasks", "finetune_method", "tuned in", "energy"]
+"""Columns of the table that appear only where rows differ in them."""
+
+_RIGHT: Final = ["#", "R", "phi", "rho", "J/request", "gCO2e/req.", "J tuning"]
+
+_LEFT_OUT: Final = {
+    "precision": "precision",
+    "pruning": "pruning",
+    "pruning_applied": "applied",
+    "seed": "seed",
+    "state": "state",
+    "reason": "reason",
+}
+"""Columns of the left-out list, and their headings."""
+
+_GROUPED: Final = (1e3, 1e9)
+"""From and below which a number is written out, in groups of three digits."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A ranking with what has to be said beside it.
+
+    Attributes:
+        rows: as `analysis.ranking.ranking` returns them.
+        left_out: as `analysis.ranking.left_out` returns them.
+        notes: what the reader has to know before believing the rows, one line each.
+    """
+
+    weight: float
+    requests: int
+    phi: Phi
+    rows: pl.DataFrame
+    left_out: pl.DataFrame
+    notes: list[str]
+
+
+def answer(results: Results, weight: float = 0.5, requests: int = 10_000, phi: Phi = "minmax") -> Answer:
+    """Rank, and collect who is left out and what to be careful about. Arguments as in `analysis.ranking.ranking`."""
+    rows, others, unplanned, metered = pl.collect_all(
+        [ranking(results, weight, requests, phi), left_out(results), _unplanned(results), _read_from_counters(results)]
+    )
+    notes = [*_notes(rows, phi, some_measured=metered.height > 0), *results.problems]
+    if results.has_plan and unplanned.height:
+        notes.append(f"finished stages that are not in the plan and not compared: {unplanned.height}")
+    return Answer(weight, requests, phi, rows, others, notes)
+
+
+def _unplanned(results: Results) -> pl.LazyFrame:
+    return results.stages.filter(pl.col("kind") == "inference").join(results.plan, on="stage_id", how="anti")
+
+
+def _read_from_counters(results: Results) -> pl.LazyFrame:
+    return results.energy.filter(pl.col("measured"), pl.col("stage_id").is_not_null()).head(1)
+
+
+def _notes(rows: pl.DataFrame, phi: Phi, *, some_measured: bool) -> Iterator[str]:
+    measured, devices = set(rows["measured"]), sorted(set(rows["devices"].explode()))
+    if rows.is_empty():
+        yield "nothing to rank yet"
+    if measured == {False} and some_measured:
+        yield "energy is estimated in part in every row: some of its joules come from a model, not from a counter"
+    elif measured == {False}:
+        yield "all energy is estimated: it comes from a model, not from a hardware counter"
+    if measured == {True, False}:
+        yield "mixed: measured and estimated energy are ranked against each other"
+    if rows["mixed_devices"].any():
+        yield f"mixed: energy of different devices is ranked against each other: {', '.join(devices)}"
+    if (rows["energy_from"] == "dense parent").any():
+        yield "* simulated pruning saves no energy: ranked with the energy of its dense parent"
+    if (rows["energy_from"] == "own (no dense parent)").any():
+        yield "** simulated pruning without a dense parent to take the energy from: ranked with its own"
+    if rows.height and phi == "minmax" and (rows["phi_minmax"] == 1).all():
+        yield "all rows have the same energy per request: phi is 1 and says nothing"
+
+
+def as_table(answer: Answer) -> "Group":
+    """For a terminal of 100 columns: notes, ranking, left out."""
+    from rich.console import Group
+
+    title = f"R = {answer.weight:g} phi + {1 - answer.weight:g} rho, phi {answer.phi}, over {answer.requests} requests"
+    tables = [_table(title, [_cells(row) for row in answer.rows.iter_rows(named=True)])]
+    if not answer.left_out.is_empty():
+        shown = answer.left_out.select(*_LEFT_OUT).rename(_LEFT_OUT)
+        tables += [_table(f"left out: {shown.height}", shown.to_dicts())]
+    return Group(*(plain(note, "yellow") for note in answer.notes), *tables)
+
+
+def _cells(row: dict[str, Any]) -> dict[str, Any]:
+    mark = {"own": "", "dense parent": " *"}.get(row["energy_from"], " **")
+    return {
+        "#": row["rank"],
+        **{name: row[name] for name in _IF_VARIED if name in row},
+        "tuned in": "same" if row["finetune_precision"] == row["precision"] else row["finetune_precision"],
+        "precision": row["precision"],
+        "pruning": " ".join(filter(None, [row["pruning"], row["pruning_applied"]])),
+        "R": f"{row['score']:.4f}",
+        "phi": f"{row['phi']:.3f}",
+        "rho": f"{row['rho']:.3f}",
+        "J/request": number(row["energy_j_per_request"]) + mark,
+        "gCO2e/req.": number(row["carbon_g_per_request"]),
+        "J tuning": number(row["finetune_energy_j"]),
+        "energy": "measured" if row["measured"] else "estimated",
+        "seeds": row["seeds"],
+    }
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> "Table":
+    """A table of the rows' values; of the columns in `_IF_VARIED`, those where rows differ."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=plain(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    values = {name: {str(row[name]) for row in rows} for name in (rows[0] if rows else [])}
+    names = [name for name in values if name not in _IF_VARIED or len(values[name]) > 1]
+    for name in names:
+        right = name in _RIGHT
+        table.add_column(name.replace("_", " "), justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in rows:
+        table.add_row(*(plain(row[name]) for name in names))
+    return table
+
+
+def plain(value: object, style: str = "") -> "Text":
+    """A value as text of a table cell: no markup, no control characters."""
+    from rich.text import Text
+
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    text = "-" if value is None else str(value)
+    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text), style)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, without an exponent where that is short; unknown is a question mark."""
+    if value is None:
+        return "?"
+    return f"{value:,.0f}" if _GROUPED[0] <= abs(value) < _GROUPED[1] else f"{value:.3g}"
+
+
+def as_json(answer: Answer) -> str:
+    """Weight, requests, phi, notes, rows and left-out rows. What is unknown or not a number is null."""
+    content = {
+        "weight": answer.weight,
+        "requests": answer.requests,
+        "phi": answer.phi,
+        "notes": answer.notes,
+        "rows": [
+            row | {"applied": row["pruning_applied"], "quality": _by_metric(row["quality"])}
+            for row in answer.rows.to_dicts()
+        ],
+        "left_out": answer.left_out.to_dicts(),
+    }
+    return to_json(content)
+
+
+def as_csv(answer: Answer) -> str:
+    """The ranked rows alone: a column per metric, lists joined by spaces, empty where unknown."""
+    rows = [row | _by_metric(row.pop("quality")) for row in answer.rows.to_dicts()]
+    return to_csv(pl.DataFrame(rows, infer_schema_length=None) if rows else answer.rows.drop("quality"))
+
+
+def _by_metric(quality: list[dict[str, Any]]) -> dict[str, float]:
+    return {f"{part['task']}.{part['metric']}": part["value"] for part in quality}
+
+
+def to_json(content: Any, indent: int | None = 2) -> str:
+    """Strict JSON: a float that is not finite becomes null, a time ISO 8601 text."""
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_csv(frame: pl.DataFrame) -> str:
+    """CSV with lists of values joined by spaces, and anything deeper as JSON."""
+    return frame.with_columns(_flat(column) for column in frame if column.dtype.is_nested()).write_csv()
+
+
+def _flat(column: pl.Series) -> pl.Series:
+    if column.dtype in [pl.List(kind) for kind in (pl.String, pl.Int64, pl.Float64)]:
+        return column.cast(pl.List(pl.String)).list.join(" ")
+    return pl.Series(
+        column.name, [None if value is None else to_json(value, indent=None) for value in column.to_list()], pl.String
+    )

@@ -1,0 +1,217 @@
+"""A gang: the warm worker processes that run one stage together, one per GPU, in one placement group.
+
+A worker keeps its imports and its process group from stage to stage. It runs what it is given and knows nothing of
+stages; after any failure the whole gang is replaced, because a collective that lost a rank cannot be trusted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
+
+import ray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+Result = TypeVar("Result")
+Value = TypeVar("Value")
+
+START_TIMEOUT_S: Final = 300.0
+HOST_TOLERANCE_BYTES: Final = 256 * 2**20
+DEVICE_TOLERANCE_BYTES: Final = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class WorkerResources:
+    """What one worker gets. `device` is what it computes on; a GPU can be held without computing on it."""
+
+    cpus: float
+    gpus: float
+    device: Literal["cpu", "cuda"]
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """As a Ray placement group bundle."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Where a worker stands in its gang. `node` is the machine's name; local rank 0 leads its node."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    node: str
+    device: Literal["cpu", "cuda"]
+
+    @property
+    def leads_node(self) -> bool:
+        """Whether this worker acts for its machine (opens its meter's windows)."""
+        return self.local_rank == 0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a worker holds, in bytes."""
+
+    host: int
+    device: int
+
+
+@ray.remote(max_restarts=0)
+class Worker:
+    """One process of a gang."""
+
+    def __init__(self) -> None:
+        self._baseline = Memory(0, 0)
+
+    def whereabouts(self) -> tuple[str, str, str, tuple[str, ...]]:
+        """Node id, IP address, host name, and Ray's ids of the GPUs that this worker holds."""
+        context = ray.get_runtime_context()
+        gpus = context.get_accelerator_ids().get("GPU", [])
+        return context.get_node_id(), ray.util.get_node_ip_address(), socket.gethostname(), tuple(map(str, gpus))
+
+    def free_port(self) -> int:
+        """A TCP port that nobody listens on."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    def form(self, rank: Rank, master: tuple[str, int], warm_up: Callable[[], None]) -> int:
+        """Set the rank's environment, join the process group and do the imports. Returns the process id."""
+        os.environ |= {
+            "RANK": str(rank.rank),
+            "WORLD_SIZE": str(rank.world_size),
+            "LOCAL_RANK": str(rank.local_rank),
+            "LOCAL_SIZE": str(rank.local_world_size),
+            "MASTER_ADDR": master[0],
+            "MASTER_PORT": str(master[1]),
+            "DS_ACCELERATOR": rank.device,
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        import torch
+
+        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+        torch.distributed.init_process_group("nccl" if rank.device == "cuda" else "gloo")
+        warm_up()
+        torch.distributed.barrier()
+        self._baseline = measure_memory()
+        return os.getpid()
+
+    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call the function in this process."""
+        return function(*arguments)
+
+    def memory_kept(self) -> Memory:
+        """What is held beyond the baseline taken when the gang was formed."""
+        now = measure_memory()
+        return Memory(now.host - self._baseline.host, now.device - self._baseline.device)
+
+
+class Gang:
+    """Workers of one placement group.
+
+    Args:
+        group: one bundle per worker, from index 0.
+        resources: what each worker gets.
+        size: number of workers.
+        warm_up: imports to make once in each worker, before its memory baseline is taken.
+    """
+
+    def __init__(
+        self, group: PlacementGroup, resources: WorkerResources, size: int, warm_up: Callable[[], None]
+    ) -> None:
+        self._workers = [
+            Worker.options(  # type: ignore[attr-defined]
+                num_cpus=resources.cpus,
+                num_gpus=resources.gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(max(1, int(resources.cpus)))}},
+            ).remote()
+            for index in range(size)
+        ]
+        try:
+            self._form(resources, warm_up)
+        except BaseException:
+            self.dismiss()
+            raise
+
+    def _form(self, resources: WorkerResources, warm_up: Callable[[], None]) -> None:
+        places = ray.get([worker.whereabouts.remote() for worker in self._workers], timeout=START_TIMEOUT_S)
+        # Ranks of one node are neighbours, so that a node's leader and its followers share memory and links.
+        nodes = list(dict.fromkeys(place[0] for place in places))
+        order = sorted(range(len(places)), key=lambda index: nodes.index(places[index][0]))
+        self._workers = [self._workers[index] for index in order]
+        places = [places[index] for index in order]
+        self.node_ids: list[str] = [place[0] for place in places]
+        self.gpu_ids: list[tuple[str, ...]] = [place[3] for place in places]
+        self.ranks = []
+        for rank, (node, _, host, _) in enumerate(places):
+            peers = self.on_node(node, range(len(places)))
+            self.ranks.append(Rank(rank, len(places), peers.index(rank), len(peers), host, resources.device))
+        master = (places[0][1], ray.get(self._workers[0].free_port.remote()))
+        forming = [
+            worker.form.remote(rank, master, warm_up) for worker, rank in zip(self._workers, self.ranks, strict=True)
+        ]
+        self.pids: list[int] = _all_or_first_error(forming, START_TIMEOUT_S)
+
+    def run(self, function: Callable[..., Result], arguments_of: Callable[[Rank], tuple[Any, ...]]) -> list[Result]:
+        """Call the function in every worker, with arguments made for its rank; results in rank order.
+
+        Raises:
+            Exception: of the worker that failed first; the gang must then be dismissed.
+        """
+        calls = [
+            worker.run.remote(function, *arguments_of(rank))
+            for worker, rank in zip(self._workers, self.ranks, strict=True)
+        ]
+        return _all_or_first_error(calls, None)
+
+    def on_node(self, node_id: str, values: Sequence[Value]) -> list[Value]:
+        """Of values that stand one per rank, those of the ranks on that node."""
+        return [value for node, value in zip(self.node_ids, values, strict=True) if node == node_id]
+
+    def is_clean(self) -> bool:
+        """Whether every worker's memory is back at its baseline, on the host and on the device."""
+        kept: list[Memory] = ray.get([worker.memory_kept.remote() for worker in self._workers])
+        return all(memory.host <= HOST_TOLERANCE_BYTES and memory.device <= DEVICE_TOLERANCE_BYTES for memory in kept)
+
+    def dismiss(self) -> None:
+        """Kill the workers; their bundles are free again."""
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers = []
+
+
+def _all_or_first_error(calls: list[Any], timeout_s: float | None) -> list[Any]:
+    """Results of all calls, or the first error as soon as there is one: others may wait for a lost rank for ever."""
+    waiting = list(calls)
+    while waiting:
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=timeout_s)
+        if not done:
+            raise TimeoutError(f"{len(waiting)} of {len(calls)} workers did not answer in {timeout_s:.0f} s")
+        ray.get(done)
+    return list(ray.get(calls))
+
+
+def measure_memory() -> Memory:
+    """Bytes this process holds on the host (resident) and on its device (allocated), after giving back what it can."""
+    import psutil
+    import torch
+
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    on_device = 0
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        on_device = torch.cuda.memory_allocated()
+    return Memory(psutil.Process().memory_info().rss, on_device)

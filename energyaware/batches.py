@@ -1,0 +1,98 @@
+"""From examples to tensors: tokens, batches whose content does not depend on the number of workers, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from energyaware.tasks.base import Example
+
+IGNORED: Final = -100
+"""Label of a token that the loss leaves out."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A training example: prompt and target as one sequence of token ids, `prompt_length` of them prompt."""
+
+    ids: tuple[int, ...]
+    prompt_length: int
+
+    @property
+    def targets(self) -> int:
+        """Number of tokens that the loss is taken over."""
+        return len(self.ids) - self.prompt_length
+
+
+def tokenise(examples: Sequence[Example], tokenizer: Any, sequence_length: int) -> list[Tokens]:
+    """Prompt, target and end-of-text; what is longer than `sequence_length` tokens loses the start of its prompt."""
+    prompts = tokenizer([example.prompt for example in examples])["input_ids"]
+    targets = tokenizer([example.target for example in examples], add_special_tokens=False)["input_ids"]
+    tokens = []
+    for prompt, target in zip(prompts, targets, strict=True):
+        answer = [*target, tokenizer.eos_token_id][: sequence_length - 1]
+        kept = prompt[max(0, len(prompt) + len(answer) - sequence_length) :]
+        tokens.append(Tokens((*kept, *answer), len(kept)))
+    return tokens
+
+
+def tokenise_prompts(prompts: Sequence[str], tokenizer: Any, sequence_length: int) -> list[list[int]]:
+    """Token ids of each prompt; what is longer than `sequence_length` loses its start."""
+    return [ids[-sequence_length:] for ids in tokenizer(list(prompts))["input_ids"]]
+
+
+def epoch_batches(tokens: Sequence[Tokens], batch_size: int, seed: int, epoch: int) -> Iterator[list[Tokens]]:
+    """Global batches of one epoch, in an order that follows from seed and epoch alone.
+
+    The examples left over at the end are left out; the next epoch's order is another. A set smaller than a batch is
+    repeated to fill one.
+    """
+    import numpy as np
+
+    order = np.random.default_rng([seed, epoch]).permutation(len(tokens))
+    steps = steps_per_epoch(len(tokens), batch_size)
+    for indices in np.resize(order, (steps, batch_size)):
+        yield [tokens[index] for index in indices]
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Optimizer steps in one epoch."""
+    return max(1, examples // batch_size)
+
+
+def share_of_rank(batch: Sequence[Tokens], rank: int, world_size: int) -> list[Tokens]:
+    """What one worker takes of a global batch: every world_size-th in order of length, so that all have equal work."""
+    return sorted(batch, key=lambda tokens: len(tokens.ids))[rank::world_size]
+
+
+def pad_right(tokens: Sequence[Tokens], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For training: input_ids, attention_mask and labels, each (batch, longest) int64; prompts are not labels."""
+    import torch
+
+    longest = max(len(item.ids) for item in tokens)
+    ids = torch.full((len(tokens), longest), pad_id)
+    attention = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORED)
+    for row, item in enumerate(tokens):
+        length = len(item.ids)
+        ids[row, :length] = torch.tensor(item.ids)
+        attention[row, :length] = 1
+        labels[row, item.prompt_length : length] = ids[row, item.prompt_length : length]
+    return ids, attention, labels
+
+
+def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """For generation: input_ids and attention_mask, (batch, longest) int64, each prompt ending in the last column."""
+    import torch
+
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), pad_id)
+    attention = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        attention[row, longest - len(prompt) :] = 1
+    return ids, attention

@@ -1,0 +1,52 @@
+"""What can go wrong, as a tree.
+
+EnergyawareError
+├── InputError         the user's file, data or arguments: one line, exit code 2, before anything starts
+├── Infeasible         this setting cannot run here, with the reason
+└── StageError         a stage ended without a result; `state` is what its attempt is recorded as
+    ├── Diverged       loss became NaN or infinite
+    └── AuditError     a setting did not do what its name says (unquantised layers, lost mask)
+"""
+
+from typing import ClassVar
+
+
+class EnergyawareError(Exception):
+    """Base of all errors that this project raises on purpose."""
+
+
+class InputError(EnergyawareError):
+    """Something the user gave cannot be used.
+
+    Args:
+        source: the file, folder or option it stands in.
+        field: path of the field in it, such as `prunings[1].sparsity`; empty for the whole.
+        problem: what is wrong and what is allowed, in one line.
+    """
+
+    def __init__(self, source: object, field: str, problem: str) -> None:
+        self.source, self.field, self.problem = str(source), field, problem
+        super().__init__(": ".join(part for part in (self.source, field, problem) if part))
+
+    def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
+        return type(self), (self.source, self.field, self.problem)
+
+
+class Infeasible(EnergyawareError):
+    """A configuration that cannot run on this machine."""
+
+
+class StageError(EnergyawareError):
+    """A stage ended without a result."""
+
+    state: ClassVar[str] = "failed"
+
+
+class Diverged(StageError):
+    """The loss became NaN or infinite: there is no model to measure."""
+
+    state: ClassVar[str] = "diverged"
+
+
+class AuditError(StageError):
+    """A setting did not do what its name says."""

@@ -1,0 +1,208 @@
+"""One measured inference: quality on the test split, then joules of prefill and decode per request.
+
+A request is one ticket, handled in every task of the configuration. Quality comes from the `evaluate` window; energy
+from `prefill` and `decode`, which loop over the same batch until they are long enough to be measured. Decoding there
+always runs to `max_new_tokens`, so that configurations are compared over equal work.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from energyaware.assemble import model_to_serve, plain
+from energyaware.batches import pad_left, tokenise_prompts
+from energyaware.errors import StageError
+from energyaware.masks import achieved_sparsity
+from energyaware.models import audit, load_tokenizer
+from energyaware.precision import PRECISIONS
+from energyaware.rows import Row
+from energyaware.serving import choose, generate, prefill
+from energyaware.stage import Outcome
+from energyaware.tasks import TASKS
+from energyaware.tasks.data import load_splits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from energyaware.energy.base import Meter
+    from energyaware.spec import InferenceSpec
+    from energyaware.stage import Place
+    from energyaware.store import Store
+    from energyaware.tasks.base import Example, Task
+
+
+def infer(stage_id: str, spec: InferenceSpec, place: Place, meter: Meter, store: Store) -> Outcome:
+    """Evaluate and measure one configuration.
+
+    Raises:
+        AuditError: the precision or the mask is not what the settings say.
+        StageError: a quality metric could not be computed.
+    """
+    import torch
+
+    tokenizer = load_tokenizer(spec.model)
+    splits = load_splits(spec.data, spec.tasks)
+    artifact = store.artifact(spec.finetuned) if spec.finetuned else None
+    model, masks = model_to_serve(spec, place, meter, artifact, store.scratch_folder(stage_id))
+    model.eval()
+    audited = audit(plain(model), PRECISIONS[spec.precision])
+    columns: Row = {
+        "pruned_layers": len(masks),
+        "sparsity_target": spec.pruning.sparsity if masks else 0.0,
+        "sparsity_achieved": achieved_sparsity(plain(model), masks),
+        "realisation": "simulated" if masks else "none",
+        "eligible_layers": audited.eligible_layers,
+        "quantised_layers": audited.quantised_layers,
+        "skipped_layers": list(audited.skipped_layers),
+        "weight_bytes": audited.weight_bytes,
+    }
+    test = splits.test[: spec.test_examples]
+    desks = [_Desk(TASKS[name], splits.train, test, model, tokenizer, spec) for name in spec.tasks]
+    with torch.inference_mode():
+        with meter.window("evaluate"):
+            quality = [row for desk in desks for row in desk.evaluate(place)]
+        columns |= _measure(desks, place, meter, spec.min_window_s)
+    return Outcome(columns, quality=quality)
+
+
+class _Desk:
+    """Handles requests of one task with one model."""
+
+    def __init__(
+        self, task: Task, train: Sequence[Any], test: Sequence[Any], model: Any, tokenizer: Any, spec: InferenceSpec
+    ) -> None:
+        self.task, self.max_new_tokens = task, spec.max_new_tokens
+        self._model, self._tokenizer, self._spec = model, tokenizer, spec
+        self._test = [task.example(record) for record in test]
+        self._labels = [] if task.generates else sorted({task.example(record).target for record in train})
+        self._label_ids = [
+            [*ids, tokenizer.eos_token_id]
+            for ids in (tokenizer(self._labels, add_special_tokens=False)["input_ids"] if self._labels else [])
+        ]
+
+    def evaluate(self, place: Place) -> list[Row]:
+        """Rows of the task's quality on the test split, computed over all ranks."""
+        mine = list(range(len(self._test)))[place.rank :: place.world_size]
+        answers = dict(zip(mine, self._answers([self._test[index] for index in mine]), strict=True))
+        merged = {index: answer for part in _gather(answers) for index, answer in part.items()}
+        scores = self.task.score([merged[index] for index in sorted(merged)], [item.target for item in self._test])
+        if bad := [name for name, value in scores.items() if not math.isfinite(value)]:
+            raise StageError(f"{self.task.name}: {', '.join(bad)} is not a number")
+        return [
+            {"task": self.task.name, "metric": metric, "value": value, "examples": len(self._test)}
+            for metric, value in scores.items()
+        ]
+
+    def _answers(self, examples: Sequence[Example]) -> list[str]:
+        """Answers in the order of the examples, worked on in order of length to pad little."""
+        prompts = tokenise_prompts(
+            [example.prompt for example in examples], self._tokenizer, self._spec.sequence_length
+        )
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        answers: dict[int, str] = {}
+        for start in range(0, len(order), self._spec.batch_size):
+            indices = order[start : start + self._spec.batch_size]
+            ids, attention = self._padded([prompts[index] for index in indices])
+            answers |= zip(indices, self._answer(ids, attention), strict=True)
+        return [answers[index] for index in range(len(examples))]
+
+    def _answer(self, ids: Tensor, attention: Tensor) -> list[str]:
+        read = prefill(self._model, ids, attention)
+        if not self.task.generates:
+            return [self._labels[index] for index in choose(self._model, read, self._label_ids).tolist()]
+        stop = self._tokenizer.eos_token_id
+        rows = generate(self._model, read, self._spec.max_new_tokens, stop).tolist()
+        ended = [row[: row.index(stop)] if stop in row else row for row in rows]
+        return [text.strip() for text in self._tokenizer.batch_decode(ended, skip_special_tokens=True)]
+
+    def batch(self, place: Place) -> tuple[Tensor, Tensor]:
+        """The batch of requests that this rank is measured on: ids and attention, (batch_size, length)."""
+        mine = self._test[place.rank :: place.world_size] or self._test
+        wanted = [mine[index % len(mine)].prompt for index in range(self._spec.batch_size)]
+        return self._padded(tokenise_prompts(wanted, self._tokenizer, self._spec.sequence_length))
+
+    def read(self, ids: Tensor, attention: Tensor) -> None:
+        """The part of a request before its first new token: prefill, and for labels the whole answer."""
+        read = prefill(self._model, ids, attention)
+        if not self.task.generates:
+            choose(self._model, read, self._label_ids)
+
+    def decoding(self, ids: Tensor, attention: Tensor) -> Callable[[], None]:
+        """A function that decodes `max_new_tokens` for the batch, any number of times."""
+        read = prefill(self._model, ids, attention)
+
+        def decode() -> None:
+            added = generate(self._model, read, self._spec.max_new_tokens, None).shape[-1] - 1
+            if added:
+                read.cache.crop(-added)  # the last token was never read back
+
+        return decode
+
+    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        ids, attention = pad_left(prompts, self._tokenizer.pad_token_id)
+        return ids.to(self._model.device), attention.to(self._model.device)
+
+
+def _measure(desks: list[_Desk], place: Place, meter: Meter, min_window_s: float) -> Row:
+    """Joules of prefill and decode, each over as many passes as its window needs."""
+    batches = [desk.batch(place) for desk in desks]
+    size = len(batches[0][0])
+
+    def read() -> None:
+        for desk, (ids, attention) in zip(desks, batches, strict=True):
+            desk.read(ids, attention)
+
+    generating = [(desk, batch) for desk, batch in zip(desks, batches, strict=True) if desk.task.generates]
+    columns: Row = {}
+    passes = _passes(read, min_window_s)
+    with meter.window("prefill"):
+        for _ in range(passes):
+            read()
+    columns["prefill_requests"] = passes * size * place.world_size
+    columns["prompt_tokens"] = passes * _over_ranks(sum(int(attention.sum()) for _, attention in batches))
+    if generating:
+        decoders = [desk.decoding(*batch) for desk, batch in generating]
+
+        def decode() -> None:
+            for decoder in decoders:
+                decoder()
+
+        passes = _passes(decode, min_window_s)
+        with meter.window("decode"):
+            for _ in range(passes):
+                decode()
+        columns["decode_requests"] = passes * size * place.world_size
+        columns["new_tokens"] = columns["decode_requests"] * len(decoders) * desks[0].max_new_tokens
+    return columns
+
+
+def _passes(work: Callable[[], None], min_window_s: float) -> int:
+    """Passes that fill the window, the same on every rank; warms the work up on the way."""
+    import torch
+
+    work()
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+    fastest_s: float = min(_gather(time.perf_counter() - start))
+    return max(1, math.ceil(min_window_s / fastest_s))
+
+
+def _gather(value: Any) -> list[Any]:
+    """The value of every rank, on every rank."""
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _over_ranks(value: int) -> int:
+    total: int = sum(_gather(value))
+    return total

@@ -1,0 +1,162 @@
+"""What a stage is: frozen settings, and the stage id that follows from them.
+
+A stage id is a short SHA-256 of the canonical JSON of all that determines the stage's result: revisions of model and
+data, settings, seed and protocol version. Where things lie (paths), where they run (hosts) and on how many workers
+are left out: fields marked `identity=False`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Final, Literal
+
+PROTOCOL_VERSION: Final = 1
+"""Raised whenever the same settings would give another result, so that old rows are not taken for new ones."""
+
+Applied = Literal["before", "after"]
+Method = Literal["lora", "full", "none"]
+
+
+def _location() -> Any:
+    return field(default="", metadata={"identity": False})
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A base model. `revision` pins its content; `location` is where it lies (folder, or hub id)."""
+
+    kind: Literal["builtin", "folder", "hub"]
+    name: str
+    revision: str
+    location: str = _location()
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """A data set. `columns` maps our field names to the data's; `files` are (split, path) pairs, not identity.
+
+    `revision` pins the content: recipe hash, content hash of the files, or hub revision. A single file has the
+    split "all" and is divided by a hash of each record.
+    """
+
+    kind: Literal["builtin", "files", "hub"]
+    name: str
+    revision: str
+    columns: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str], ...] = field(default=(), metadata={"identity": False})
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Which weights are removed, and when.
+
+    `pattern` is "unstructured" or "n:m"; `sparsity` is the share removed, 1 - n/m for n:m.
+    """
+
+    kind: str = "none"
+    sparsity: float = 0.0
+    pattern: str = "unstructured"
+    applied: Applied | None = None
+
+    @property
+    def label(self) -> str:
+        """Short name in tables: none, magnitude-50%, magnitude-2:4."""
+        if self.kind == "none":
+            return "none"
+        what = f"{100 * self.sparsity:g}%" if self.pattern == "unstructured" else self.pattern
+        return f"{self.kind}-{what}"
+
+
+DENSE: Final = Pruning()
+
+
+@dataclass(frozen=True)
+class FinetuneSpec:
+    """One fine-tuning: base model in, adapter or weights out.
+
+    `steps` (optimizer steps), where given, overrides `epochs`. `batch_size` is the global batch, over all workers.
+    """
+
+    model: ModelRef
+    data: DataRef
+    tasks: tuple[str, ...]
+    precision: str
+    pruning: Pruning
+    method: Method
+    epochs: int
+    steps: int | None
+    batch_size: int
+    learning_rate: float
+    warmup: float
+    weight_decay: float
+    sequence_length: int
+    lora_rank: int
+    lora_alpha: float
+    lora_dropout: float
+    zero_stage: int
+    seed: int
+    micro_batch_size: int | None = field(default=None, metadata={"identity": False})
+    kind: Literal["finetune"] = "finetune"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """A fine-tuning starts from the base model alone."""
+        return ()
+
+
+@dataclass(frozen=True)
+class InferenceSpec:
+    """One measured inference: quality on the test split, joules per request.
+
+    `finetuned` is the stage id of the fine-tuning it serves, or None for the base model. `pruning.applied == "after"`
+    is carried out by this stage; "before" was carried out by the fine-tuning and is verified here.
+    """
+
+    model: ModelRef
+    data: DataRef
+    tasks: tuple[str, ...]
+    finetuned: str | None
+    finetune_method: Method
+    finetune_precision: str
+    precision: str
+    pruning: Pruning
+    batch_size: int
+    sequence_length: int
+    max_new_tokens: int
+    test_examples: int | None
+    min_window_s: float
+    seed: int
+    kind: Literal["inference"] = "inference"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Stages whose artifacts this one starts from."""
+        return () if self.finetuned is None else (self.finetuned,)
+
+
+StageSpec = FinetuneSpec | InferenceSpec
+
+
+def identity(value: Any) -> Any:
+    """The part of a spec that determines its result, as plain JSON values."""
+    if is_dataclass(value):
+        return {f.name: identity(getattr(value, f.name)) for f in fields(value) if f.metadata.get("identity", True)}
+    if isinstance(value, tuple | list):
+        return [identity(item) for item in value]
+    return value
+
+
+def canonical_json(spec: StageSpec) -> str:
+    """Canonical JSON of `identity(spec)`: sorted keys, no spaces, with the protocol version."""
+    return json.dumps({"protocol": PROTOCOL_VERSION, **identity(spec)}, sort_keys=True, separators=(",", ":"))
+
+
+def stage_id(spec: StageSpec) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of the spec's canonical JSON."""
+    return short_hash(canonical_json(spec))
+
+
+def short_hash(text: str | bytes) -> str:
+    """First 12 hexadecimal digits of a SHA-256."""
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:12]

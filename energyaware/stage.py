@@ -1,0 +1,99 @@
+"""One stage on one gang: what every worker of it calls, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from energyaware.rows import Row
+from energyaware.spec import FinetuneSpec, StageSpec
+
+if TYPE_CHECKING:
+    from energyaware.energy.base import Meter
+    from energyaware.precision import Device
+    from energyaware.store import Store
+
+
+class Place(Protocol):
+    """Where a worker stands in its gang."""
+
+    @property
+    def rank(self) -> int:
+        """From 0."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of workers."""
+
+    @property
+    def device(self) -> Device:
+        """What the worker computes on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage found out, without its joules: columns of its row, and rows of its epochs and quality."""
+
+    columns: Row
+    epochs: list[Row] = field(default_factory=list)
+    quality: list[Row] = field(default_factory=list)
+
+
+def run_stage(stage_id: str, spec: StageSpec, place: Place, meter: Meter, store: Store) -> Outcome:
+    """Run one stage as one rank of a gang whose process group is up.
+
+    The artifact, if the stage makes one, is in the store when this returns; rows are the caller's.
+
+    Raises:
+        StageError: the stage ended without a result.
+    """
+    import torch
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.manual_seed(spec.seed)
+    if isinstance(spec, FinetuneSpec):
+        from energyaware.finetune import finetune
+
+        outcome = finetune(stage_id, spec, place, meter, store)
+    else:
+        from energyaware.inference import infer
+
+        outcome = infer(stage_id, spec, place, meter, store)
+    return Outcome(outcome.columns | _environment(place), outcome.epochs, outcome.quality)
+
+
+def warm_up() -> None:
+    """Imports that every stage needs, made once when a worker is started."""
+    import bitsandbytes
+    import deepspeed
+    import peft
+    import transformers.models.auto.modeling_auto  # noqa: F401
+
+    del bitsandbytes, deepspeed, peft
+
+
+def _environment(place: Place) -> dict[str, Any]:
+    import json
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    names = ("energyaware", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "ray", "codecarbon")
+    return {
+        "device": place.device,
+        "device_name": torch.cuda.get_device_name() if place.device == "cuda" else _processor(),
+        "versions": json.dumps({"python": platform.python_version()} | {name: version(name) for name in names}),
+    }
+
+
+def _processor() -> str:
+    """The processor's name, as Linux gives it."""
+    import platform
+    from pathlib import Path
+
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2] for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0].strip() if names else platform.processor() or platform.machine()

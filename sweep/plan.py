@@ -1,0 +1,114 @@
+"""The plan: every distinct stage of a sweep once, what it needs, and which stages cannot run here and why."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from energyaware.precision import PRECISIONS, Device
+from energyaware.rows import Row
+from energyaware.spec import FinetuneSpec, StageSpec, canonical_json, stage_id
+from sweep.config import Sweep
+from sweep.grid import Trial, trials
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage to run, or the reason why it cannot be."""
+
+    stage_id: str
+    spec: StageSpec
+    state: Literal["planned", "infeasible"] = "planned"
+    reason: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Such as `inference nf4 magnitude-2:4`, for people."""
+        spec = self.spec
+        parts = [spec.kind, spec.precision]
+        if spec.pruning.kind != "none":
+            parts.append(f"{spec.pruning.label} {spec.pruning.applied}")
+        return " ".join(parts)
+
+    def row(self) -> Row:
+        """As a row of the plan table."""
+        return {
+            "stage_id": self.stage_id,
+            "kind": self.spec.kind,
+            "needs": list(self.spec.needs),
+            **configuration_columns(self.spec),
+            "state": self.state,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in an order in which each comes after what it needs."""
+
+    stages: tuple[PlannedStage, ...]
+    trials: int
+
+    def minus(self, finished: Collection[str]) -> tuple[PlannedStage, ...]:
+        """Feasible stages that are left to run; a fine-tuning that no stage left needs is not run."""
+        left = [s for s in self.stages if s.state == "planned" and s.stage_id not in finished]
+        needed = {need for stage in left for need in stage.spec.needs}
+        return tuple(s for s in left if s.spec.kind == "inference" or s.stage_id in needed)
+
+    def __iter__(self) -> Iterator[PlannedStage]:
+        return iter(self.stages)
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+
+def make_plan(sweep: Sweep, device: Device) -> Plan:
+    """Expand a sweep's grid into distinct stages.
+
+    Args:
+        sweep: what is asked for.
+        device: what workers compute on.
+
+    Raises:
+        InputError: model or data cannot be found or used.
+    """
+    stages: dict[str, PlannedStage] = {}
+    count = 0
+    for trial in trials(sweep):
+        count += 1
+        for stage in _stages(trial, device):
+            stages.setdefault(stage.stage_id, stage)
+    return Plan(tuple(stages.values()), count)
+
+
+def _stages(trial: Trial, device: Device) -> Iterator[PlannedStage]:
+    refused = None
+    if (finetune := trial.finetune) is not None:
+        refused = PRECISIONS[finetune.precision].refusal(device, finetune.method)
+        yield _planned(finetune, refused)
+        refused = refused and f"its fine-tuning is infeasible: {refused}"
+    yield _planned(trial.inference, refused or PRECISIONS[trial.inference.precision].refusal(device, "none"))
+
+
+def _planned(spec: StageSpec, refused: str | None) -> PlannedStage:
+    return PlannedStage(stage_id(spec), spec, "infeasible" if refused else "planned", refused)
+
+
+def configuration_columns(spec: StageSpec) -> Row:
+    """The columns that name a stage's configuration, as the plan and stages tables have them."""
+    method, trained_in = (
+        (spec.method, spec.precision)
+        if isinstance(spec, FinetuneSpec)
+        else (spec.finetune_method, spec.finetune_precision)
+    )
+    return {
+        "model": spec.model.name,
+        "model_revision": spec.model.revision,
+        "tasks": list(spec.tasks),
+        "finetune_method": method,
+        "finetune_precision": trained_in,
+        "precision": spec.precision,
+        "pruning": spec.pruning.label,
+        "pruning_applied": spec.pruning.applied,
+        "seed": spec.seed,
+        "settings": canonical_json(spec),
+    }

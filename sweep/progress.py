@@ -1,0 +1,141 @@
+"""What a person sees while a sweep runs: what is done, what runs, joules so far, time left."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import defaultdict
+from typing import Any, Final
+
+import ray
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from energyaware.rows import Row
+from sweep.plan import PlannedStage
+
+POLL_S: Final = 1.0
+
+
+class Progress:
+    """Listens to the schedule and asks the meters what is going on.
+
+    On a terminal a live picture; elsewhere one line per event.
+    """
+
+    def __init__(self, total: int, done: int, titles: dict[str, str], meters: dict[str, Any], console: Console) -> None:
+        self._total, self._done, self._failed, self._blocked = total, done, 0, 0
+        self._titles, self._meters, self._console = titles, meters, console
+        self._left: dict[str, str] = {}
+        self._durations: dict[str, list[float]] = defaultdict(list)
+        self._energy_j, self._measured = 0.0, True
+        self._running: dict[str, float] = {}
+        self._now: dict[str, tuple[str, float]] = {}
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._live: Live | None = None
+
+    def expect(self, stages: tuple[PlannedStage, ...]) -> None:
+        """Say what is going to run."""
+        self._left = {stage.stage_id: stage.spec.kind for stage in stages}
+
+    @property
+    def failed(self) -> int:
+        """Stages that ended without a result, or could not start because of one."""
+        return self._failed + self._blocked
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        threading.Thread(target=self._poll, daemon=True).start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._stop.set()
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, event: str, stage: PlannedStage, ended: Row) -> None:
+        """Take note of an event of the schedule."""
+        with self._lock:
+            if event == "started":
+                self._running[stage.stage_id] = time.monotonic()
+                return
+            self._running.pop(stage.stage_id, None)
+            self._left.pop(stage.stage_id, None)
+            self._now.pop(stage.stage_id, None)
+            if event == "blocked":
+                self._blocked += 1
+            elif ended["state"] == "finished":
+                self._done += 1
+                self._durations[stage.spec.kind].append(ended["duration_s"])
+            else:
+                self._failed += 1
+            self._energy_j += ended.get("energy_j") or 0.0
+            self._measured &= ended.get("measured") is not False
+            line = self._line(stage, ended)
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _line(self, stage: PlannedStage, ended: Row) -> Text:
+        finished = ended["state"] == "finished"
+        line = Text(f"[{self._done:>{len(str(self._total))}}/{self._total}] ", style="bold")
+        line.append(f"{stage.title:<34}", style="" if finished else "red")
+        if not finished:
+            return line.append(f" {ended['state']}: {ended.get('reason') or 'no reason given'}", style="red")
+        energy = "? J" if ended["energy_j"] is None else f"{ended['energy_j']:,.0f} J"
+        return line.append(f"{ended['duration_s']:7.1f} s {energy:>10}   {self._summary()}", style="dim")
+
+    def _summary(self) -> str:
+        kind = "" if self._measured else " (estimated)"
+        left = self._time_left_s()
+        if not self._left:
+            return f"{self._energy_j:,.0f} J{kind} in all"
+        return f"{self._energy_j:,.0f} J{kind} so far, " + (
+            f"~{_minutes(left)} left" if left is not None else "time left unknown yet"
+        )
+
+    def _time_left_s(self) -> float | None:
+        """Median time of finished stages of each kind, for all that are left, over as many at once as run now."""
+        known = {kind: statistics.median(times) for kind, times in self._durations.items()}
+        if any(kind not in known for kind in self._left.values()):
+            return None
+        now = time.monotonic()
+        spent = sum(min(now - since, known[self._left[stage]]) for stage, since in self._running.items())
+        return max(0.0, sum(known[kind] for kind in self._left.values()) - spent) / max(1, len(self._now))
+
+    def _picture(self) -> Group:
+        with self._lock:
+            table = Table.grid(padding=(0, 2))
+            for stage_id, (what, energy_j) in self._now.items():
+                table.add_row("  ", self._titles.get(stage_id, stage_id), what, f"{energy_j:,.0f} J")
+            failed = f", {self.failed} failed" if self.failed else ""
+            head = Table.grid(padding=(0, 1))
+            head.add_row(
+                ProgressBar(total=max(1, self._total), completed=self._done, width=30),
+                f"{self._done} of {self._total} stages{failed}, {self._summary()}",
+            )
+            return Group(head, table)
+
+    def _poll(self) -> None:
+        while not self._stop.wait(POLL_S):
+            try:
+                seen = ray.get([meter.now.remote() for meter in self._meters.values()], timeout=POLL_S * 5)
+            except Exception:  # noqa: S112
+                continue
+            with self._lock:
+                self._now = {
+                    stage_id: (
+                        f"{window}{f' epoch {epoch}' if epoch else ''} {duration_s:.0f} s",
+                        now["joules"][stage_id],
+                    )
+                    for now in seen
+                    for stage_id, window, epoch, duration_s in now["open"]
+                }
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"  # noqa: PLR2004

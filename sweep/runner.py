@@ -1,0 +1,235 @@
+"""Running a sweep: plan minus finished, on machines with meters, with what is interrupted recorded."""
+
+from __future__ import annotations
+
+import json
+import platform
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from cluster.inventory import local_cpus, local_gpus
+from energyaware.errors import InputError
+from energyaware.store import Store
+from energyaware.tasks.data import load_splits
+from sweep.grid import data_ref
+from sweep.plan import Plan, PlannedStage, make_plan
+from sweep.sweep_file import dump
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from energyaware.precision import Device
+    from energyaware.rows import Row
+    from sweep.config import Sweep
+    from sweep.schedule import StageSearcher
+    from sweep.stage_actor import Job
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended."""
+
+    failed: int
+    interrupted: bool
+
+
+def resolve_device(sweep: Sweep) -> Device:
+    """What workers compute on: as the sweep says, or cuda where this machine has an NVIDIA GPU."""
+    if sweep.resources.device != "auto":
+        return sweep.resources.device
+    return "cuda" if local_gpus() else "cpu"
+
+
+def check(sweep: Sweep, plan: Plan, store: Store, device: Device, source: Any) -> None:
+    """Refuse before anything starts what cannot work.
+
+    Raises:
+        InputError: data that cannot be used, resources that this machine lacks, results measured on another device.
+    """
+    load_splits(data_ref(sweep), sweep.tasks)
+    measured_on = {store.stage_row(stage.stage_id)["device"] for stage in plan if stage.stage_id in store.finished()}
+    if measured_on - {device}:
+        raise InputError(
+            store.root,
+            "results",
+            f"holds stages measured on {', '.join(measured_on)}; this run would measure on {device}: use --results",
+        )
+    wanted = sweep.resources.workers * sweep.resources.cpus_per_worker
+    if wanted > local_cpus():
+        raise InputError(
+            source, "resources", f"asks for {wanted:g} CPUs for one trial; this machine has {local_cpus()}"
+        )
+    gpus = sweep.resources.workers * gpus_per_worker(sweep, device)
+    if gpus > local_gpus():
+        raise InputError(source, "resources", f"asks for {gpus} GPUs for one trial; this machine has {local_gpus()}")
+
+
+def gpus_per_worker(sweep: Sweep, device: Device) -> int:
+    """GPUs that a worker holds: as the sweep says, or one where it computes on one."""
+    given = sweep.resources.gpus_per_worker
+    return given if given is not None else int(device == "cuda")
+
+
+def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any) -> Ended:
+    """Run what is left of a sweep.
+
+    Raises:
+        InputError: as `check`, or the energy settings cannot be used.
+    """
+    device = resolve_device(sweep)
+    plan = make_plan(sweep, device)
+    check(sweep, plan, store, device, source)
+    store.create()
+    store.write_text("sweep.yaml", _asked(sweep))
+    store.write_plan([stage.row() for stage in plan])
+    left = plan.minus(store.finished())
+    infeasible = [stage for stage in plan if stage.state == "infeasible"]
+    console.print(
+        f"[bold]{sweep.name}[/]: {plan.trials} trials, {len(plan)} stages, {len(left)} to run"
+        + (f", {len(infeasible)} infeasible" if infeasible else ""),
+        highlight=False,
+    )
+    if not left:
+        return Ended(0, interrupted=False)
+    return _run_stages(sweep, plan, left, store, device, address, console)
+
+
+def _run_stages(
+    sweep: Sweep,
+    plan: Plan,
+    left: tuple[PlannedStage, ...],
+    store: Store,
+    device: Device,
+    address: str,
+    console: Console,
+) -> Ended:
+    """Join Ray and dispatch; the only part that needs the `run` extra."""
+    from cluster.connect import join
+    from cluster.gang import WorkerResources
+    from sweep.node_meter import start_meters
+    from sweep.progress import Progress
+    from sweep.schedule import StageSearcher, dispatch
+    from sweep.stage_actor import Job
+
+    store.clear_incoming()
+    feasible = sum(stage.state == "planned" for stage in plan)
+    with console.status("starting Ray"):
+        machines = ExitStack()
+        machines.enter_context(join(address))
+    with machines, _interrupts():
+        meters = start_meters(sweep.energy)
+        _prepare_models(left, meters, console)
+        job = Job(
+            sweep=sweep.name,
+            stages={stage.stage_id: stage for stage in left},
+            attempts=store.attempts(),
+            store=store,
+            workers=sweep.resources.workers,
+            resources=WorkerResources(sweep.resources.cpus_per_worker, gpus_per_worker(sweep, device), device),
+            meters=meters,
+            pue=sweep.energy.pue,
+        )
+        progress = Progress(
+            feasible, feasible - len(left), {stage.stage_id: stage.title for stage in left}, meters, console
+        )
+        progress.expect(left)
+
+        def listen(event: str, stage: PlannedStage, ended: Row) -> None:
+            if event == "ended" and ended.get("unrecorded"):
+                record_lost(job, stage, ended["state"], ended["reason"])
+            progress(event, stage, ended)
+
+        searcher = StageSearcher(left, listen)
+        interrupted = False
+        with progress:
+            try:
+                dispatch(job, searcher)
+            except KeyboardInterrupt:
+                interrupted = True
+        if interrupted:
+            console.print("[yellow]interrupted[/]: recording what was running")
+        _close_accounts(job, searcher, interrupted=interrupted)
+    return Ended(progress.failed, interrupted)
+
+
+def _prepare_models(left: tuple[PlannedStage, ...], meters: dict[str, Any], console: Console) -> None:
+    """Have the built-in base model in every node's cache before workers want it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from energyaware.builtin_model import ensure_builtin_model
+
+    if not any(stage.spec.model.kind == "builtin" for stage in left):
+        return
+    with console.status("looking for the built-in base model; the first time it is made, in about half a minute"):
+        cpus = {node["NodeID"]: node["Resources"].get("CPU", 1) for node in ray.nodes()}
+        ray.get(
+            [
+                # All of a node's CPUs: Ray gives a task as many threads as it holds CPUs.
+                ray.remote(num_cpus=cpus[node])(ensure_builtin_model)
+                .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+                .remote()
+                for node in meters
+            ]
+        )
+
+
+def _close_accounts(job: Job, searcher: StageSearcher, *, interrupted: bool) -> None:
+    """Record what was running when the run was stopped, and the nodes' idle time."""
+    import ray
+
+    finished = job.store.finished()
+    for stage in searcher.running:
+        if stage.stage_id not in finished:
+            record_lost(job, stage, "interrupted" if interrupted else "failed", "the run was stopped")
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    for number, meter in enumerate(job.meters.values()):
+        job.store.write_rows("energy", f"idle-{stamp}-{number}", ray.get(meter.collect_idle.remote()))
+        ray.get(meter.shut.remote())
+
+
+def record_lost(job: Job, stage: PlannedStage, state: str, reason: str) -> None:
+    """Record an attempt whose actor can no longer do so: what the meters know of it."""
+    import ray
+
+    from sweep.record import Attempt, record_unfinished
+
+    number = job.attempts.get(stage.stage_id, 0) + 1
+    rows = ray.get([meter.collect.remote(stage.stage_id, number, kept=False) for meter in job.meters.values()])
+    energy = [row for node_rows in rows for row in node_rows]
+    now = datetime.now(UTC)
+    attempt = Attempt(stage, number, job.workers, (), min((row["started_at"] for row in energy), default=now))
+    record_unfinished(job.store, attempt, energy, state=state, reason=reason)
+
+
+def _asked(sweep: Sweep) -> str:
+    """The sweep file as it is kept in the results, with versions and machine."""
+    machine = {
+        "written": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "energyaware": version("energyaware"),
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cpus": local_cpus(),
+        "gpus": local_gpus(),
+    }
+    return f"# {json.dumps(machine)}\n{dump(sweep)}"
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Take a request to end (SIGTERM) as Ctrl-C is taken; to be entered after Ray has set its own handler."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,73 @@
+"""A plan as people and as programs read it."""
+
+import json
+from collections.abc import Callable, Collection
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sweep.config import Sweep
+from sweep.plan import Plan, PlannedStage
+
+
+def as_json(sweep: Sweep, plan: Plan, finished: Collection[str]) -> str:
+    """Stages with id, kind, needs, settings, state (planned, finished, infeasible) and reason."""
+    stages = [
+        {
+            "id": stage.stage_id,
+            "kind": stage.spec.kind,
+            "needs": list(stage.spec.needs),
+            "settings": json.loads(stage.row()["settings"]),
+            "state": _state(stage, finished),
+            "reason": stage.reason,
+        }
+        for stage in plan
+    ]
+    return json.dumps({"sweep": sweep.name, "trials": plan.trials, "stages": stages}, indent=2)
+
+
+def as_table(sweep: Sweep, plan: Plan, finished: Collection[str]) -> Group:
+    """One line per stage, and above it what sharing saves."""
+    columns: dict[str, Callable[[PlannedStage], str]] = {
+        "stage": lambda stage: stage.stage_id,
+        "kind": lambda stage: stage.spec.kind,
+        "model": lambda stage: stage.spec.model.name,
+        "precision": lambda stage: stage.spec.precision,
+        "pruning": lambda stage: " ".join(filter(None, (stage.spec.pruning.label, stage.spec.pruning.applied))),
+        "seed": lambda stage: str(stage.spec.seed),
+        "needs": lambda stage: " ".join(stage.spec.needs),
+    }
+    for axis in ("model", "seed"):  # what is the same in all lines says nothing in a line
+        if len({columns[axis](stage) for stage in plan}) == 1:
+            del columns[axis]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    table.add_column("state", overflow="fold")
+    for stage in plan:
+        state = _state(stage, finished)
+        style = {"finished": "green", "infeasible": "yellow"}.get(state, "")
+        reason = f": {stage.reason}" if stage.reason else ""
+        table.add_row(*(Text(cell(stage)) for cell in columns.values()), Text(state + reason, style=style))
+    return Group(Text(_summary(sweep, plan, finished)), table)
+
+
+def _summary(sweep: Sweep, plan: Plan, finished: Collection[str]) -> str:
+    finetunings = sum(stage.spec.kind == "finetune" for stage in plan)
+    inferences = len(plan) - finetunings
+    infeasible = sum(stage.state == "infeasible" for stage in plan)
+    done = sum(stage.stage_id in finished for stage in plan)
+    shared = sum(1 for stage in plan if stage.spec.kind == "inference" and stage.spec.needs) - finetunings
+    parts = [
+        f"{sweep.name}: {plan.trials} trials",
+        f"{finetunings} fine-tunings" + (f" (sharing saves {shared})" if shared > 0 else ""),
+        f"{inferences} inference stages",
+    ]
+    parts += [f"{done} done"] if done else []
+    parts += [f"{infeasible} infeasible"] if infeasible else []
+    return ", ".join(parts)
+
+
+def _state(stage: PlannedStage, finished: Collection[str]) -> str:
+    return "finished" if stage.stage_id in finished else stage.state

@@ -1,0 +1,137 @@
+"""One stage on a gang, as a Ray Tune trainable: a trial is one stage, the gang stays warm between trials."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+from ray import tune
+
+from cluster.gang import Gang, Rank, WorkerResources
+from energyaware.energy.windows import GangMeter
+from energyaware.errors import StageError
+from energyaware.rows import Row
+from energyaware.spec import StageSpec
+from energyaware.stage import Outcome, run_stage, warm_up
+from energyaware.store import Store
+from sweep.node_meter import StageWindows
+from sweep.plan import PlannedStage
+from sweep.record import Attempt, record_finished, record_unfinished
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all stages of a run have in common. `meters` are node meters by node id."""
+
+    sweep: str
+    stages: dict[str, PlannedStage]
+    attempts: dict[str, int]
+    store: Store
+    workers: int
+    resources: WorkerResources
+    meters: dict[str, Any]
+    pue: float
+
+
+class StageTrainable(tune.Trainable):  # type: ignore[misc]
+    """Runs the stage that its configuration names, and returns how that ended."""
+
+    def setup(self, config: dict[str, Any], job: Job) -> None:
+        """Remember the job; the gang is formed when a stage needs it."""
+        self._job, self._stage_id = job, config["stage_id"]
+        self._gang: Gang | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next stage, with the gang warm."""
+        self._stage_id = new_config["stage_id"]
+        return True
+
+    def step(self) -> Row:
+        """Run the stage to its end, whatever that is."""
+        job, stage = self._job, self._job.stages[self._stage_id]
+        number = job.attempts.get(stage.stage_id, 0) + 1
+        started_at = datetime.now(UTC)
+        attempt = Attempt(stage, number, job.workers, (), started_at)
+        try:
+            gang = self._warm_gang()
+            attempt = Attempt(stage, number, job.workers, tuple(dict.fromkeys(r.node for r in gang.ranks)), started_at)
+            with job.store.scratch(stage.stage_id):
+                outcome = self._run(gang, attempt)
+            energy = self._collect(gang, attempt, kept=True)
+            row = record_finished(job.store, attempt, outcome, energy, sweep=job.sweep, pue=job.pue)
+        except Exception as problem:
+            row = self._record_failure(attempt, problem)
+            self._dismiss()
+        else:
+            if not gang.is_clean():
+                self._dismiss()
+        return {
+            "stage_id": stage.stage_id,
+            "state": row["state"],
+            "reason": row.get("reason"),
+            "energy_j": row["energy_j"],
+            "measured": row["measured"],
+            "duration_s": row["duration_s"],
+            "done": True,
+        }
+
+    def cleanup(self) -> None:
+        """Free the placement group's bundles."""
+        self._dismiss()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: what is finished is in the results folder."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to load."""
+
+    def _warm_gang(self) -> Gang:
+        if self._gang is None:
+            group = ray.util.get_current_placement_group()
+            self._gang = Gang(group, self._job.resources, self._job.workers, warm_up)
+        return self._gang
+
+    def _run(self, gang: Gang, attempt: Attempt) -> Outcome:
+        def arguments(rank: Rank) -> tuple[str, StageSpec, Rank, GangMeter, Store]:
+            node_id = gang.node_ids[rank.rank]
+            windows = None
+            if rank.leads_node:
+                windows = StageWindows(
+                    self._job.meters[node_id],
+                    attempt.stage.stage_id,
+                    attempt.number,
+                    tuple(gang.on_node(node_id, gang.pids)),
+                    tuple(gpu for gpus in gang.on_node(node_id, gang.gpu_ids) for gpu in gpus),
+                )
+            return attempt.stage.stage_id, attempt.stage.spec, rank, GangMeter(windows), self._job.store
+
+        return gang.run(run_stage, arguments)[0]
+
+    def _collect(self, gang: Gang | None, attempt: Attempt, *, kept: bool) -> list[Row]:
+        nodes = set(gang.node_ids) if gang else set(self._job.meters)
+        rows = ray.get(
+            [self._job.meters[node].collect.remote(attempt.stage.stage_id, attempt.number, kept=kept) for node in nodes]
+        )
+        return [row for node_rows in rows for row in node_rows]
+
+    def _record_failure(self, attempt: Attempt, problem: Exception) -> Row:
+        cause = getattr(problem, "cause", None) or problem
+        state = cause.state if isinstance(cause, StageError) else "failed"
+        text = str(cause).strip()
+        reason = f"{type(cause).__name__}: {text.splitlines()[0]}" if text else type(cause).__name__
+        return record_unfinished(
+            self._job.store,
+            attempt,
+            self._collect(self._gang, attempt, kept=False),
+            state=state,
+            reason=reason,
+            traceback="".join(traceback.format_exception(problem)),
+        )
+
+    def _dismiss(self) -> None:
+        if self._gang is not None:
+            self._gang.dismiss()
+            self._gang = None

@@ -1,0 +1,123 @@
+"""Small results folders, written row by row as a sweep would write them."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from analysis import Results, load
+from energyaware import rows
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+GOOD = {"root_cause": {"accuracy": 0.8}}
+
+Quality = dict[str, dict[str, float | None]]
+
+
+def write(file: Path, schema: Any, *content: rows.Row) -> Path:
+    """Write one Parquet file of our tables."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows.to_table(schema, list(content)), file)
+    return file
+
+
+@dataclass
+class Lab:
+    """A results folder in the making. `planned=False` leaves the plan out."""
+
+    folder: Path
+    planned: bool = True
+    plan: list[rows.Row] = field(default_factory=list)
+
+    def finetune(self, stage_id: str = "ft", *, energy_j: float | None = 1000.0, run: bool = True, **more: Any) -> str:
+        """A fine-tuning that finished (or, `run=False`, one that is only planned)."""
+        row = _configuration(stage_id, "finetune", more) | {"needs": [], "energy_j": energy_j} | more
+        return self._add(row, run)
+
+    def inference(
+        self,
+        stage_id: str,
+        *,
+        energy: float | None = 1.0,
+        quality: Quality = GOOD,
+        needs: str | None = "ft",
+        run: bool = True,
+        **more: Any,
+    ) -> str:
+        """An inference that finished, with `energy` joules per request."""
+        row = _configuration(stage_id, "inference", {"tasks": sorted(quality), **more, "finetuned": needs})
+        row |= {"needs": [needs] if needs else [], "energy_j_per_request": energy, "requests": 10}
+        row |= {"energy_j": None if energy is None else 10 * energy, "realisation": _realisation(row)} | more
+        if run:
+            graded = [
+                {"stage_id": stage_id, "attempt": row["attempt"], "task": task, "metric": metric, "value": value}
+                for task, metrics in quality.items()
+                for metric, value in metrics.items()
+            ]
+            write(self.folder / "quality" / f"{stage_id}-{row['attempt']}.parquet", rows.QUALITY, *graded)
+        return self._add(row, run)
+
+    def attempt(self, stage_id: str, state: str, attempt: int = 1, **more: Any) -> None:
+        """An attempt at a stage."""
+        planned = next((row for row in self.plan if row["stage_id"] == stage_id), {})
+        row = {"stage_id": stage_id, "attempt": attempt, "state": state, "kept": state == "finished"} | _times(attempt)
+        row |= {"kind": planned.get("kind"), "energy_j": 5.0, "measured": True, "settings": planned.get("settings")}
+        write(self.folder / "attempts" / f"{stage_id}-{attempt}.parquet", rows.ATTEMPTS, row | more)
+
+    def infeasible(self, stage_id: str, reason: str) -> None:
+        """Mark a planned stage as one that cannot run here."""
+        for row in self.plan:
+            if row["stage_id"] == stage_id:
+                row |= {"state": "infeasible", "reason": reason}
+
+    def results(self) -> Results:
+        """The folder, loaded."""
+        if self.planned:
+            write(self.folder / "plan.parquet", rows.PLAN, *self.plan)
+        return load(self.folder)
+
+    def _add(self, row: rows.Row, run: bool) -> str:
+        self.plan.append({name: row[name] for name in rows.PLAN.names if name in row} | {"state": "planned"})
+        if run:
+            file = self.folder / "stages" / row["kind"] / f"{row['stage_id']}.parquet"
+            write(file, rows.STAGES, {"state": "finished", **{k: v for k, v in row.items() if k in rows.STAGES.names}})
+        return str(row["stage_id"])
+
+
+def _configuration(stage_id: str, kind: str, more: dict[str, Any]) -> rows.Row:
+    row = {
+        "stage_id": stage_id,
+        "kind": kind,
+        "attempt": 1,
+        "model": "tiny",
+        "model_revision": "r1",
+        "tasks": ["root_cause"],
+        "finetune_method": "none" if more.get("finetuned", "") is None else "lora",
+        "finetune_precision": "bf16",
+        "precision": "bf16",
+        "pruning": "none",
+        "pruning_applied": None,
+        "seed": 0,
+        "measured": True,
+        "device": "cuda",
+        "device_name": "H200",
+        "carbon_g_per_kwh": 360.0,
+        **_times(1),
+    }
+    row |= {name: value for name, value in more.items() if name in row}
+    pruning = {"kind": row["pruning"], "applied": row["pruning_applied"]}
+    settings = {"kind": kind, "model": {"name": row["model"]}, "seed": row["seed"], "precision": row["precision"]}
+    settings |= {"pruning": pruning} | ({"finetuned": more["finetuned"]} if kind == "inference" else {})
+    return row | {"settings": json.dumps(settings, sort_keys=True, separators=(",", ":"))}
+
+
+def _times(attempt: int) -> rows.Row:
+    started = START + timedelta(minutes=attempt)
+    return {"started_at": started, "finished_at": started + timedelta(seconds=10), "duration_s": 10.0}
+
+
+def _realisation(row: rows.Row) -> str:
+    return "none" if row["pruning"] == "none" else "physical"

@@ -1,0 +1,133 @@
+import io
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from analysis import query
+from analysis.query import render
+from energyaware.errors import InputError
+from tests.analysis.builders import Lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    lab = Lab(tmp_path / "results")
+    lab.finetune(energy_j=1000.0)
+    lab.inference("a", precision="A", energy=2.0)
+    lab.inference("b", precision="B", energy=1.0)
+    return lab
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT COUNT(*) AS n FROM plan", [{"n": 3}]),
+        ("select sum(energy_j) as j from stages where kind = 'finetune';", [{"j": 1000.0}]),
+        ("  -- a comment; with a semicolon\n SELECT COUNT(*) AS n FROM attempts", [{"n": 0}]),
+        ("SELECT COUNT(*) AS n FROM epochs", [{"n": 0}]),
+        ("SELECT window, SUM(energy_j) AS j FROM energy GROUP BY window", []),
+        ("SELECT task, AVG(value) AS v FROM quality GROUP BY task", [{"task": "root_cause", "v": 0.8}]),
+        ("WITH best AS (SELECT * FROM ranking WHERE rank = 1) SELECT precision FROM best", [{"precision": "B"}]),
+        ("SELECT stage_id FROM stages WHERE precision = 'drop; delete' OR stage_id = 'a'", [{"stage_id": "a"}]),
+        (
+            "SELECT s.precision, q.value FROM stages s JOIN quality q ON s.stage_id = q.stage_id ORDER BY 1 LIMIT 1",
+            [{"precision": "A", "value": 0.8}],
+        ),
+    ],
+)
+def test_selects_over_all_tables(lab, sql, expected):
+    assert query(lab.results(), sql).to_dicts() == expected
+
+
+def test_the_ranking_table_takes_the_weight_and_requests(lab):
+    sql = "SELECT score, energy_j_per_request AS e FROM ranking ORDER BY rank LIMIT 1"
+    assert query(lab.results(), sql, weight=0.25, requests=10).to_dicts() == [
+        {"score": pytest.approx(0.25 + 0.75 * 0.8), "e": 101.0}
+    ]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "",
+        ";",
+        "DROP TABLE stages",
+        "TRUNCATE TABLE stages",
+        "DELETE FROM stages",
+        "CREATE TABLE t AS SELECT * FROM stages",
+        "INSERT INTO stages SELECT * FROM stages",
+        "UPDATE stages SET energy_j = 0",
+        "EXPLAIN SELECT 1",
+        "SHOW TABLES",
+        "VALUES (1)",
+        "/* SELECT */ DROP TABLE stages",
+        "SELECT 1; DROP TABLE stages",
+        "SELECT 1; SELECT 2",
+        "SELECT 1;;",
+        "WITH x AS (SELECT 1) DELETE FROM stages",
+        "SELECT * INTO copied FROM stages",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM READ_PARQUET ('{file}')",
+        "SELECT * FROM \"read_parquet\"('{file}')",
+        "SELECT * FROM read_parquet /* ; */ ('{file}')",
+        "SELECT '/*' AS a FROM read_parquet('{file}') WHERE '*/' = ''",
+        "SELECT * FROM '{file}'",
+        'SELECT * FROM "{file}"',
+        "SELECT nope FROM stages",
+        "SELECT * FROM nope",
+        "SELECT energy_j + FROM stages",
+        "SELECT no_such_function(energy_j) FROM stages",
+        "SELECT * FROM stages WHERE kind > 3",
+    ],
+)
+def test_all_else_is_one_line_of_input_error_and_changes_nothing(lab, sql):
+    results = lab.results()
+    files = {file: file.read_bytes() for file in lab.folder.rglob("*") if file.is_file()}
+    with pytest.raises(InputError) as caught:
+        query(results, sql.replace("{file}", str(lab.folder / "plan.parquet")))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1200
+    assert {file: file.read_bytes() for file in lab.folder.rglob("*") if file.is_file()} == files
+    assert query(results, "SELECT COUNT(*) AS n FROM stages").item() == 3
+
+
+def test_the_guard_is_needed_polars_would_read_the_file(lab):
+    lab.results()
+    sql = f"SELECT * FROM read_parquet('{lab.folder / 'plan.parquet'}')"
+    assert pl.SQLContext(eager=True).execute(sql).height == 3
+
+
+def test_an_unknown_column_or_table_is_answered_with_those_that_exist(lab):
+    with pytest.raises(InputError, match=r'"energy".*stages has schema_version, stage_id, kind'):
+        query(lab.results(), "SELECT energy FROM stages")
+    with pytest.raises(InputError, match=r"'runs'.*tables: plan, stages, attempts, epochs, quality, energy, ranking"):
+        query(lab.results(), "SELECT * FROM runs")
+
+
+def test_rows_as_json_csv_and_table(lab):
+    lab.inference("c", precision="[red]C\x1b[31m", needs=None, energy=float("nan"), finished_at=None)
+    frame = query(
+        lab.results(),
+        "SELECT precision, energy_j_per_request AS e, needs, finished_at FROM stages "
+        "WHERE kind = 'inference' ORDER BY precision",
+    )
+    objects = json.loads(render(frame, "json"))
+    assert objects[0]["e"] == 2.0
+    assert objects[0]["needs"] == ["ft"]
+    assert objects[0]["finished_at"].startswith("2026-01-01 00:01:10")
+    assert (objects[2]["e"], objects[2]["finished_at"]) == (None, None)
+    back = pl.read_csv(io.StringIO(render(frame, "csv")))
+    assert back["precision"].to_list() == frame["precision"].to_list()
+    assert back["needs"].to_list() == ["ft", "ft", ""]
+    console = Console(width=100, file=io.StringIO(), force_terminal=False)
+    console.print(render(frame, "table"))
+    assert "[red]C\N{REPLACEMENT CHARACTER}[31m" in console.file.getvalue()
+
+
+def test_lists_of_records_survive_csv_as_json(lab):
+    text = render(query(lab.results(), "SELECT quality FROM ranking LIMIT 1"), "csv")
+    (row,) = pl.read_csv(io.StringIO(text))["quality"]
+    assert json.loads(row) == [{"task": "root_cause", "metric": "accuracy", "value": 0.8}]

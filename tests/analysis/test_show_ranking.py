@@ -1,0 +1,132 @@
+import io
+import json
+import math
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from analysis import answer
+from analysis.show import as_csv, as_json, as_table
+from energyaware import rows
+from tests.analysis.builders import Lab, write
+
+PRUNED = {"pruning": "magnitude-50%", "pruning_applied": "after", "realisation": "simulated"}
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    lab = Lab(tmp_path / "results")
+    lab.finetune(energy_j=1234.5)
+    quality = {"root_cause": {"accuracy": 0.9, "macro_f1": 0.8}, "response": {"bleu": 1 / 3}}
+    lab.inference("a", precision="fp32", energy=4.0, quality=quality)
+    lab.inference("b", precision="bf16", energy=1.7, quality=quality, measured=False)
+    lab.inference("c", precision="bf16", energy=1.6, quality=quality, carbon_g_per_kwh=None, **PRUNED)
+    lab.inference("d", precision="nf4", energy=math.nan, quality=quality)
+    lab.inference("e", precision="int8", run=False)
+    lab.infeasible("e", "int8 needs [bold]a GPU")
+    return lab
+
+
+def printed(lab: Lab, width: int = 100) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(as_table(answer(lab.results())))
+    return console.file.getvalue()
+
+
+def test_json_has_the_agreed_keys(lab):
+    content = json.loads(as_json(answer(lab.results(), weight=0.7, requests=500, phi="ratio")))
+    assert (content["weight"], content["requests"], content["phi"]) == (0.7, 500, "ratio")
+    agreed = ["rank", "score", "phi", "rho", "model", "precision", "pruning", "realisation", "energy_j_per_request"]
+    agreed += ["finetune_energy_j", "carbon_g_per_request", "measured", "seeds", "stage_ids"]
+    also = ["applied", "phi_minmax", "phi_ratio", "energy_from", "own_energy_j_per_request", "quality"]
+    assert len(content["rows"]) == 3
+    for row in content["rows"]:
+        assert set(agreed + also) <= set(row)
+        assert row["quality"] == {
+            "root_cause.accuracy": 0.9,
+            "root_cause.macro_f1": 0.8,
+            "response.bleu": pytest.approx(1 / 3),
+        }
+    left = {row["precision"]: (row["pruning"], row["state"], row["reason"]) for row in content["left_out"]}
+    assert left == {
+        "nf4": ("none", "incomplete", "energy per request is NaN J"),
+        "int8": ("none", "infeasible", "int8 needs [bold]a GPU"),
+    }
+
+
+def test_json_is_strict(lab):
+    lab.inference("nan", precision="x", energy=1.0, carbon_g_per_kwh=math.nan)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    content = json.loads(as_json(answer(lab.results())), parse_constant=refuse)
+    assert content["rows"]
+
+
+def test_csv_reads_back_as_the_same_numbers(lab):
+    shown = answer(lab.results())
+    back = pl.read_csv(io.StringIO(as_csv(shown)))
+    numbers = [
+        "rank",
+        "score",
+        "phi",
+        "rho",
+        "energy_j_per_request",
+        "carbon_g_per_request",
+        "own_energy_j_per_request",
+    ]
+    assert back.select(numbers).equals(shown.rows.select(numbers))
+    assert back.select("precision", "pruning", "measured").equals(shown.rows.select("precision", "pruning", "measured"))
+    assert back["stage_ids"].to_list() == [" ".join(ids) for ids in shown.rows["stage_ids"]]
+    assert back["root_cause.accuracy"].to_list() == [0.9] * 3
+    assert back["response.bleu"].to_list() == [1 / 3] * 3
+
+
+def test_csv_of_an_empty_ranking_is_its_heading(tmp_path):
+    lab = Lab(tmp_path)
+    lab.inference("a", run=False)
+    assert as_csv(answer(lab.results())).startswith("rank,score,phi,rho,")
+    assert as_csv(answer(lab.results())).count("\n") == 1
+
+
+def test_notes_stand_above_the_table_and_left_out_below(lab):
+    text = printed(lab)
+    note, mark = text.index("measured and estimated energy"), text.index("* simulated pruning")
+    table, left = text.index("R = 0.5 phi + 0.5 rho"), text.index("left out: 2")
+    assert max(note, mark) < table < left
+    assert "int8 needs [bold]a GPU" in text
+
+
+def test_that_all_energy_is_estimated_is_said_above_the_table(tmp_path):
+    lab = Lab(tmp_path)
+    lab.inference("a", needs=None, measured=False)
+    text = printed(lab)
+    assert text.index("all energy is estimated") < text.index("R = 0.5")
+    window = {"stage_id": "a", "node": "n", "window": "decode", "component": "gpu", "energy_j": 1.0, "measured": True}
+    write(lab.folder / "energy" / "a-1.parquet", rows.ENERGY, window)
+    assert "all energy is estimated" not in printed(lab)
+    assert "energy is estimated in part in every row" in printed(lab)
+
+
+def test_the_table_fits_100_columns_and_cuts_nothing(lab):
+    lab.inference("m", precision="bf16", model="another-model-with-a-long-name", energy=2.5)
+    text = printed(lab)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for part in ("J/request", "gCO2e/req.", "J tuning", "1.82 *", "estimated", "fp32", "1,234"):
+        assert part in text
+
+
+def test_skipped_files_are_named_with_the_answer(lab):
+    (lab.folder / "quality" / "x.parquet").write_bytes(b"")
+    assert "quality/x.parquet: empty (0 bytes); skipped" in answer(lab.results()).notes
+    assert "quality/x.parquet" in printed(lab)
+
+
+def test_names_are_shown_and_not_obeyed(lab):
+    lab.inference("h", precision="[blink]\x1b[2J\n", needs=None)
+    assert "[blink]\N{REPLACEMENT CHARACTER}[2J" in printed(lab)
+    assert "\x1b[2J" not in printed(lab)

@@ -1,0 +1,103 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import energyaware.tasks
+from energyaware.tasks import TASKS, Example
+from energyaware.tasks.root_cause import macro_f1
+from energyaware.tasks.tickets import tickets
+
+ROOT = Path(energyaware.tasks.__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_contract(name):
+    task = TASKS[name]
+    assert task.name == name
+    for record in tickets("test", 24):
+        needed = {field: record[field] for field in task.fields}
+        example = task.example(needed)
+        assert isinstance(example, Example)
+        assert record["ticket"] in example.prompt
+        assert example.target
+        assert example.target not in example.prompt
+        assert not example.target.startswith(" ")
+        assert not example.prompt.endswith(" ")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_scores_are_within_0_and_1_and_the_right_answer_scores_1(name):
+    task = TASKS[name]
+    targets = [task.example(record).target for record in tickets("test", 24)]
+    nothing = task.score([""] * 24, targets)
+    shifted = task.score(targets[1:] + targets[:1], targets)
+    perfect = task.score(targets, targets)
+    assert perfect == dict.fromkeys(perfect, pytest.approx(1.0))
+    assert nothing == dict.fromkeys(perfect, 0.0)
+    assert shifted.keys() == perfect.keys()
+    assert all(0 <= score < 1 for score in shifted.values())
+    assert all(score <= 1 for score in perfect.values())
+    single = task.score([targets[0]], [targets[0]])
+    assert all(score == pytest.approx(1.0) for score in single.values())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_answers_and_targets_have_to_match_in_number(name):
+    with pytest.raises(ValueError, match="argument"):
+        TASKS[name].score(["a"], ["a", "b"])
+
+
+def test_prompts_of_the_tasks_differ_at_their_end():
+    record = tickets("test", 1)[0]
+    endings = {task.example(record).prompt.removeprefix(f"Ticket: {record['ticket']}\n") for task in TASKS.values()}
+    assert endings == {"Root cause:\n", "Response:\n"}
+
+
+def test_accuracy_and_macro_f1_worked_by_hand():
+    # a: 1 hit, 1 answered, 2 expected -> 2/3; b: 1 hit, 3 answered, 1 expected -> 1/2; c: no hit -> 0.
+    scores = TASKS["root_cause"].score(["a", "b", "b", "b"], ["a", "a", "b", "c"])
+    assert scores == {"accuracy": pytest.approx(0.5), "macro_f1": pytest.approx((2 / 3 + 1 / 2 + 0) / 3)}
+
+
+def test_macro_f1_averages_over_expected_classes_alone():
+    # z is never expected: it costs a a miss, and is no class of its own.
+    assert macro_f1(["a", "z"], ["a", "a"]) == pytest.approx(2 / 3)
+
+
+def test_macro_f1_weighs_a_rare_class_like_a_frequent_one():
+    assert macro_f1(["a"] * 10, ["a"] * 9 + ["b"]) == pytest.approx((2 * 9 / 19 + 0) / 2)
+
+
+def test_spaces_around_a_label_do_not_count():
+    assert TASKS["root_cause"].score([" fibre cut\n"], ["fibre cut"])["accuracy"] == 1
+
+
+def test_rouge_l_worked_by_hand():
+    # Longest common subsequence "send crew": precision 2/2, recall 2/4 -> F 2/3; the second pair shares nothing.
+    scores = TASKS["response"].score(["send crew", "restart"], ["send a crew today", "replace the card"])
+    assert scores["rouge_l"] == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_rouge_l_does_not_stem():
+    assert TASKS["response"].score(["routers"], ["router"])["rouge_l"] == 0
+
+
+def test_bleu_is_that_of_the_corpus():
+    import sacrebleu
+
+    answers = ["send a splicing crew to the site today", ""]
+    targets = ["send a splicing crew to the site at once", "replace the line module today"]
+    expected = sacrebleu.corpus_bleu(answers, [targets]).score / 100
+    assert TASKS["response"].score(answers, targets)["bleu"] == pytest.approx(expected)
+    assert 0 < expected < 1
+
+
+def test_importing_the_tasks_loads_nothing_heavy():
+    code = (
+        "import sys, energyaware.tasks, energyaware.tasks.tickets, energyaware.builtin_model as b; b.builtin_ref();"
+        "print(sorted({'torch', 'transformers', 'tokenizers', 'ray', 'sacrebleu', 'rouge_score'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
