@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_IF_VARIED: Final = ["model", "model_revision", "tasks", "finetune_method", "tuned in", "energy"]
+_IF_VARIED: Final = ["model", "model_revision", "tasks", "finetune_method", "tuned in", "energy", "seeds", "seed"]
 """Columns of the table that appear only where rows differ in them."""
 
-_RIGHT: Final = ["#", "R", "phi", "rho", "J/request", "gCO2e/req.", "J tuning"]
+_RIGHT: Final = ["#", "R", "phi", "rho", "J/request", "g CO2e", "J tuning"]
+
+_FOLDED: Final = ["reason", "model", "model_revision", "tasks", "energy"]
+"""Columns that may run over several lines."""
 
 _LEFT_OUT: Final = {
     "precision": "precision",
@@ -93,7 +96,7 @@ def _notes(rows: pl.DataFrame, phi: Phi, *, some_measured: bool) -> Iterator[str
 
 
 def as_table(answer: Answer) -> "Group":
-    """For a terminal of 100 columns: notes, ranking, left out."""
+    """For a terminal of 80 columns: notes, ranking, left out. Energy and carbon are per request."""
     from rich.console import Group
 
     title = f"R = {answer.weight:g} phi + {1 - answer.weight:g} rho, phi {answer.phi}, over {answer.requests} requests"
@@ -112,11 +115,11 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
         "tuned in": "same" if row["finetune_precision"] == row["precision"] else row["finetune_precision"],
         "precision": row["precision"],
         "pruning": " ".join(filter(None, [row["pruning"], row["pruning_applied"]])),
-        "R": f"{row['score']:.4f}",
+        "R": f"{row['score']:.3f}",
         "phi": f"{row['phi']:.3f}",
         "rho": f"{row['rho']:.3f}",
         "J/request": number(row["energy_j_per_request"]) + mark,
-        "gCO2e/req.": number(row["carbon_g_per_request"]),
+        "g CO2e": number(row["carbon_g_per_request"]),
         "J tuning": number(row["finetune_energy_j"]),
         "energy": "measured" if row["measured"] else "estimated",
         "seeds": row["seeds"],
@@ -128,14 +131,14 @@ def _table(title: str, rows: list[dict[str, Any]]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        title=plain(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = Table(title=plain(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     values = {name: {str(row[name]) for row in rows} for name in (rows[0] if rows else [])}
     names = [name for name in values if name not in _IF_VARIED or len(values[name]) > 1]
     for name in names:
         right = name in _RIGHT
-        table.add_column(name.replace("_", " "), justify="right" if right else "left", no_wrap=right, overflow="fold")
+        table.add_column(
+            name.replace("_", " "), justify="right" if right else "left", no_wrap=name not in _FOLDED, overflow="fold"
+        )
     for row in rows:
         table.add_row(*(plain(row[name]) for name in names))
     return table

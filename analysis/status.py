@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 STATES: Final = ["finished", "failed", "diverged", "interrupted", "blocked", "infeasible", "pending"]
 
 
+_ALWAYS_SHOWN: Final = ["finished", "pending"]
+"""Columns of the count table even where no stage is in that state."""
+
+
 @dataclass(frozen=True)
 class Status:
     """How far a sweep is. Stages are those asked for; joules and seconds are all that the folder holds.
@@ -153,6 +157,7 @@ def _count_table(counts: dict[str, dict[str, int]]) -> "Table":
     from rich.table import Table
 
     names = list(dict.fromkeys(name for by_state in counts.values() for name in [*STATES, *by_state]))
+    names = [name for name in names if name in _ALWAYS_SHOWN or any(by_state.get(name) for by_state in counts.values())]
     table = Table("stages", *names, box=box.SIMPLE_HEAD, pad_edge=False)
     for kind, by_state in counts.items():
         table.add_row(plain(kind), *(plain(by_state.get(name, 0)) for name in names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,10 +22,16 @@ def join(address: str = "local") -> Iterator[None]:
     Raises:
         ConnectionError: no cluster answers there.
     """
+    if address == "local":
+        # Ray's own switch for "this machine only": its servers then listen on loopback, and not on every interface.
+        # Ray reads it when it is imported.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if "ray" in sys.modules:
+            sys.modules["ray"]._private.ray_constants.ENABLE_RAY_CLUSTER = False
+
     import ray
 
     # A worker that dies is reported by us, as the state of a stage; its own log stays in Ray's session folder.
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":

@@ -6,10 +6,12 @@ stages; after any failure the whole gang is replaced, because a collective that 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
@@ -22,6 +24,7 @@ Result = TypeVar("Result")
 Value = TypeVar("Value")
 
 START_TIMEOUT_S: Final = 300.0
+DEATH_NOTICE_S: Final = 2.0
 HOST_TOLERANCE_BYTES: Final = 256 * 2**20
 DEVICE_TOLERANCE_BYTES: Final = 64 * 2**20
 
@@ -78,29 +81,35 @@ class Worker:
         gpus = context.get_accelerator_ids().get("GPU", [])
         return context.get_node_id(), ray.util.get_node_ip_address(), socket.gethostname(), tuple(map(str, gpus))
 
-    def free_port(self) -> int:
-        """A TCP port that nobody listens on."""
+    def meeting_point(self, address: str, *, one_node: bool) -> str:
+        """Where the ranks find each other: a file where they share a machine, for torch's server listens to all."""
+        if one_node:
+            return f"file://{tempfile.mkdtemp(prefix='energyaware-gang-')}/ranks"
         with socket.socket() as probe:
             probe.bind(("", 0))
-            port: int = probe.getsockname()[1]
-            return port
+            return f"tcp://{address}:{probe.getsockname()[1]}"
 
-    def form(self, rank: Rank, master: tuple[str, int], warm_up: Callable[[], None]) -> int:
+    def form(self, rank: Rank, meeting_point: str, warm_up: Callable[[], None]) -> int:
         """Set the rank's environment, join the process group and do the imports. Returns the process id."""
         os.environ |= {
             "RANK": str(rank.rank),
             "WORLD_SIZE": str(rank.world_size),
             "LOCAL_RANK": str(rank.local_rank),
             "LOCAL_SIZE": str(rank.local_world_size),
-            "MASTER_ADDR": master[0],
-            "MASTER_PORT": str(master[1]),
             "DS_ACCELERATOR": rank.device,
             "TOKENIZERS_PARALLELISM": "false",
         }
+        if rank.local_world_size == rank.world_size:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         import torch
 
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-        torch.distributed.init_process_group("nccl" if rank.device == "cuda" else "gloo")
+        torch.distributed.init_process_group(
+            "nccl" if rank.device == "cuda" else "gloo",
+            init_method=meeting_point,
+            rank=rank.rank,
+            world_size=rank.world_size,
+        )
         warm_up()
         torch.distributed.barrier()
         self._baseline = measure_memory()
@@ -134,7 +143,12 @@ class Gang:
                 num_cpus=resources.cpus,
                 num_gpus=resources.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(max(1, int(resources.cpus)))}},
+                runtime_env={
+                    "env_vars": {
+                        "OMP_NUM_THREADS": str(max(1, int(resources.cpus))),
+                        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, or a meter would read another GPU
+                    }
+                },
             ).remote()
             for index in range(size)
         ]
@@ -157,9 +171,12 @@ class Gang:
         for rank, (node, _, host, _) in enumerate(places):
             peers = self.on_node(node, range(len(places)))
             self.ranks.append(Rank(rank, len(places), peers.index(rank), len(peers), host, resources.device))
-        master = (places[0][1], ray.get(self._workers[0].free_port.remote()))
+        meeting_point = ray.get(
+            self._workers[0].meeting_point.remote(places[0][1], one_node=len(set(self.node_ids)) == 1)
+        )
         forming = [
-            worker.form.remote(rank, master, warm_up) for worker, rank in zip(self._workers, self.ranks, strict=True)
+            worker.form.remote(rank, meeting_point, warm_up)
+            for worker, rank in zip(self._workers, self.ranks, strict=True)
         ]
         self.pids: list[int] = _all_or_first_error(forming, START_TIMEOUT_S)
 
@@ -198,8 +215,24 @@ def _all_or_first_error(calls: list[Any], timeout_s: float | None) -> list[Any]:
         done, waiting = ray.wait(waiting, num_returns=1, timeout=timeout_s)
         if not done:
             raise TimeoutError(f"{len(waiting)} of {len(calls)} workers did not answer in {timeout_s:.0f} s")
-        ray.get(done)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayActorError:
+            raise
+        except Exception:
+            _raise_death(waiting)
+            raise
     return list(ray.get(calls))
+
+
+def _raise_death(calls: list[Any]) -> None:
+    """Raise the death of a worker among these, if there is one: others may have noticed it before Ray did.
+
+    They then report a broken connection, which is not what went wrong.
+    """
+    for call in ray.wait(calls, num_returns=len(calls), timeout=DEATH_NOTICE_S)[0] if calls else []:
+        with contextlib.suppress(ray.exceptions.RayTaskError):
+            ray.get(call)
 
 
 def measure_memory() -> Memory:

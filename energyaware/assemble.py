@@ -37,6 +37,7 @@ def model_to_train(spec: FinetuneSpec, place: Place, meter: Meter, scratch: Path
             masks = make_masks(model, spec.pruning)
             apply_masks(model, masks)
             _leave(model, masks, scratch)
+        synchronise()
     return load_model(spec.model, precision, place.device, scratch), load_masks(scratch)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from energyaware.errors import InputError
 from energyaware.spec import ModelRef, short_hash
 from energyaware.tasks import TASKS
-from energyaware.tasks.phrases import CAUSES
+from energyaware.tasks.causes import CAUSES
 from energyaware.tasks.tickets import LABELS, ticket
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class Recipe:
     key_value_heads: int = 2
     positions: int = 512
     documents: int = 2560
-    related_share: float = 0.5
-    batch_size: int = 16
+    related_share: float = 0.6
+    batch_size: int = 8
     learning_rate: float = 2e-3
     warmup: float = 0.1
     weight_decay: float = 0.05
@@ -66,7 +66,7 @@ same recipe. Safe to delete: it is made again when it is needed.
 
 @remembered
 def builtin_ref(recipe: Recipe = RECIPE) -> ModelRef:
-    """The built-in model as a spec names it; its revision is a short hash of the recipe and of all that it will read."""
+    """The built-in model as a spec names it; its revision is a short hash of the recipe and of what it reads."""
     made_from = json.dumps([asdict(recipe), documents(recipe)], sort_keys=True, separators=(",", ":"))
     return ModelRef(kind="builtin", name=NAME, revision=short_hash(made_from))
 
@@ -133,7 +133,7 @@ def documents(recipe: Recipe = RECIPE) -> list[str]:
 
 
 def make_tokenizer(texts: list[str], recipe: Recipe) -> Any:
-    """A byte-level BPE tokenizer for `texts`: any text can be written in it. Pads on the left, adds no special tokens."""
+    """A byte-level BPE tokenizer for `texts`: any text can be written in it. Pads left, adds no special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

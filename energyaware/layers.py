@@ -16,20 +16,37 @@ ROUTER_NAMES: Final = frozenset({"router", "gate", "shared_expert_gate"})
 
 
 def eligible_layers(model: Any) -> dict[str, Any]:
-    """Linear layers of the model's body by their name in it."""
+    """Linear layers of the model's body by their name in it, without the adapters that may be on them."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
     embedding = model.get_input_embeddings().weight
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and module is not head
-        and module.weight is not embedding
-        and name.rpartition(".")[2] not in ROUTER_NAMES
-    }
+    layers, adapted = {}, ""
+    for name, module in model.named_modules():
+        if adapted and name.startswith(adapted):
+            continue  # an adapter's own layers
+        if hasattr(module, "get_base_layer"):
+            adapted = f"{name}."
+        layer = without_adapter(module)
+        if (
+            isinstance(layer, nn.Linear | Conv1D)
+            and layer is not head
+            and layer.weight is not embedding
+            and name.rpartition(".")[2] not in ROUTER_NAMES
+        ):
+            layers[name] = layer
+    return layers
+
+
+def without_adapter(module: Any) -> Any:
+    """The layer under a peft adapter, whose class may have the layer's own name; the module itself elsewhere."""
+    return module.get_base_layer() if hasattr(module, "get_base_layer") else module
+
+
+def layer_named(model: Any, name: str) -> Any:
+    """The layer of that name, without the adapter that may be on it."""
+    return without_adapter(model.get_submodule(name))
 
 
 def is_transposed(layer: nn.Module) -> bool:

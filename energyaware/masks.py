@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from energyaware.errors import AuditError
-from energyaware.layers import dense_weight, eligible_layers, is_transposed, weight_matrix
+from energyaware.layers import dense_weight, eligible_layers, is_transposed, layer_named, weight_matrix
 from energyaware.pruning import PRUNERS
 from energyaware.pruning.patterns import make_pattern
 
@@ -43,7 +43,7 @@ def make_masks(model: Any, pruning: Pruning) -> Masks:
 def apply_masks(model: Any, masks: Masks) -> None:
     """Set the weights that do not stay to zero."""
     for name, mask in masks.items():
-        weight = weight_matrix(model.get_submodule(name))
+        weight = weight_matrix(layer_named(model, name))
         weight.masked_fill_(~mask.to(weight.device), 0)
 
 
@@ -54,7 +54,7 @@ def keep_through_training(model: Any, masks: Masks) -> None:
     weight is empty, under 1 and 2 the optimizer's own copy drifts.
     """
     for name, mask in masks.items():
-        layer = model.get_submodule(name)
+        layer = layer_named(model, name)
         stays = (mask.T if is_transposed(layer) else mask).to(layer.weight.device)
         layer.weight.register_hook(lambda gradient, stays=stays: gradient * stays)
 
@@ -67,7 +67,7 @@ def achieved_sparsity(model: Any, masks: Masks) -> float:
     """
     removed = total = 0
     for name, mask in masks.items():
-        weight = dense_weight(model.get_submodule(name))
+        weight = dense_weight(layer_named(model, name))
         gone = ~mask.to(weight.device)
         if bool((weight[gone] != 0).any()):
             lost = int((weight[gone] != 0).sum())

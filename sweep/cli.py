@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 DONE, FAILED_STAGES, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
+USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""What wrong arguments raise: click's own error, wherever this version of typer keeps click."""
+
 app = typer.Typer(
     name="energyaware",
     help="Which precision and which pruning gives my model, on my task, the best quality per joule?",
@@ -199,12 +202,18 @@ def _console(*, stderr: bool = False) -> Console:
 def main() -> NoReturn:
     """Run the command line: errors of the user's input are one line and exit code 2."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        code = app(standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except EnergyawareError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    sys.exit(DONE)
+        _refuse(str(problem))
+    except USAGE_ERROR as problem:
+        if type(problem).__name__ == "NoArgsIsHelpError":  # the help is its message, printed already
+            sys.exit(BAD_INPUT)
+        _refuse(f"{problem.format_message()} Try --help.")
+    sys.exit(code or DONE)
+
+
+def _refuse(problem: str) -> NoReturn:
+    print(f"error: {' '.join(problem.split())}", file=sys.stderr)
+    sys.exit(BAD_INPUT)

@@ -27,7 +27,8 @@ class NodeMeter:
     """Keeps one node's ledger."""
 
     def __init__(self, node: str, energy: Energy) -> None:
-        sources, self._gpu_uuids = _sources(energy)
+        sources, uuids = _sources(energy)
+        self._gpu_uuids = {str(index): uuid for index, uuid in enumerate(uuids)}
         self._lock = threading.Lock()
         self._ledger = Ledger(node, sources, cpu_time_s)
         self._stop = threading.Event()
@@ -43,7 +44,7 @@ class NodeMeter:
         gpus: Sequence[str],
     ) -> int:
         """As the ledger's; `gpus` are Ray's ids, which are NVML indices or UUIDs."""
-        uuids = [self._gpu_uuids[int(gpu)] if gpu.isdecimal() else gpu for gpu in gpus]
+        uuids = [self._gpu_uuids.get(gpu, gpu) for gpu in gpus]
         with self._lock:
             return self._ledger.open(stage_id, attempt, name, epoch, pids, uuids)
 

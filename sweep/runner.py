@@ -85,7 +85,7 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any)
     plan = make_plan(sweep, device)
     check(sweep, plan, store, device, source)
     store.create()
-    store.write_text("sweep.yaml", _asked(sweep))
+    store.write_text("sweep.yaml", _asked(sweep.model_copy(update={"results": str(store.root)})))
     store.write_plan([stage.row() for stage in plan])
     left = plan.minus(store.finished())
     infeasible = [stage for stage in plan if stage.state == "infeasible"]
@@ -110,11 +110,6 @@ def _run_stages(
 ) -> Ended:
     """Join Ray and dispatch; the only part that needs the `run` extra."""
     from cluster.connect import join
-    from cluster.gang import WorkerResources
-    from sweep.node_meter import start_meters
-    from sweep.progress import Progress
-    from sweep.schedule import StageSearcher, dispatch
-    from sweep.stage_actor import Job
 
     store.clear_incoming()
     feasible = sum(stage.state == "planned" for stage in plan)
@@ -122,6 +117,12 @@ def _run_stages(
         machines = ExitStack()
         machines.enter_context(join(address))
     with machines, _interrupts():
+        from cluster.gang import WorkerResources
+        from sweep.node_meter import start_meters
+        from sweep.progress import Progress
+        from sweep.schedule import StageSearcher, dispatch
+        from sweep.stage_actor import Job
+
         meters = start_meters(sweep.energy)
         _prepare_models(left, meters, console)
         job = Job(

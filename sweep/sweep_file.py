@@ -39,7 +39,7 @@ def parse(content: dict[str, Any], source: Path) -> Sweep:
         InputError: as `load`.
     """
     try:
-        sweep = Sweep.model_validate({"name": source.stem, **content})
+        sweep = Sweep.model_validate({"name": _name(source), **content})
     except ValidationError as problems:
         # The same slip can fail in several ways; the deepest place is the most telling.
         first = max(problems.errors(), key=lambda error: len(error["loc"]))
@@ -47,6 +47,11 @@ def parse(content: dict[str, Any], source: Path) -> Sweep:
     if not sweep.results:
         sweep = sweep.model_copy(update={"results": f"results/{sweep.name}"})
     return sweep.with_paths_from(source.parent)
+
+
+def _name(source: Path) -> str:
+    """The file's name, as a name of a sweep."""
+    return re.sub(r"[^\w.-]+", "-", source.stem) or "sweep"
 
 
 def dump(sweep: Sweep) -> str:

@@ -1,5 +1,6 @@
 """CPU and DRAM of a node through CodeCarbon, offline: RAPL where it can be read, CodeCarbon's models elsewhere."""
 
+import tempfile
 import time
 from typing import Any, Final
 
@@ -12,6 +13,9 @@ STALE_S: Final = 0.05
 ANY_COUNTRY: Final = "USA"
 """CodeCarbon does not start without a country; where none is given its emissions are not used."""
 
+NEVER_S: Final = 1e9
+"""CodeCarbon's own timer would measure beside us, without a lock, and count the time since the last reading twice."""
+
 
 class CodeCarbonSource:
     """One CodeCarbon tracker for the whole machine, read on demand.
@@ -20,16 +24,20 @@ class CodeCarbonSource:
 
     Args:
         country: ISO 3166-1 alpha-3 code, for the emission factor; without one no carbon is known.
-        region: of that country, where CodeCarbon has regional data.
+        region: of that country, one that CodeCarbon has a factor for.
         pue: power usage effectiveness, applied to carbon; joules stay those of the machine.
 
     Raises:
-        InputError: CodeCarbon knows no such country, or could not start.
+        InputError: CodeCarbon knows no such country or region, or could not start.
     """
 
     def __init__(self, country: str | None, region: str | None, pue: float) -> None:
         from codecarbon import OfflineEmissionsTracker
+        from codecarbon.external.logger import set_logger_level
         from codecarbon.output_methods.base_output import BaseOutput
+
+        set_logger_level("critical")  # its constructor talks before it has read `log_level`
+        _refuse_unknown(country, region)
 
         class Totals(BaseOutput):  # type: ignore[misc]
             """Keeps what CodeCarbon reports at each flush."""
@@ -46,19 +54,32 @@ class CodeCarbonSource:
         # Whatever is left out here would be read from ~/.codecarbon.config and the environment.
         self._tracker = OfflineEmissionsTracker(
             country_iso_code=country or ANY_COUNTRY,
+            country_2letter_iso_code=None,
             region=region,
             cloud_provider=None,
             cloud_region=None,
             project_name="energyaware",
-            measure_power_secs=15,
-            api_call_interval=-1,
+            experiment_name="energyaware",
+            metadata=None,
+            measure_power_secs=NEVER_S,
             tracking_mode="machine",
             gpu_ids=[],
+            force_cpu_power=None,
+            force_ram_power=None,
+            force_mode_cpu_load=False,
+            force_carbon_intensity_g_co2e_kwh=None,
+            rapl_include_dram=False,
+            rapl_prefer_psys=False,
             pue=1.0,
+            wue=0.0,
+            electricitymaps_api_token="",  # not None, which makes it look for the token's older name
+            emissions_endpoint=None,
+            api_call_interval=-1,
+            output_methods=[],
             output_handlers=[self._totals],
-            save_to_file=False,
-            save_to_api=False,
-            save_to_logger=False,
+            output_dir=tempfile.gettempdir(),
+            logging_logger=None,
+            logger_preamble="",
             allow_multiple_runs=True,
             log_level="critical",
         )
@@ -66,9 +87,7 @@ class CodeCarbonSource:
         self._flushed_at = 0.0
         self._flush()
         if self._totals.latest is None:  # its constructor and start() swallow their exceptions
-            raise InputError(
-                "energy", "country", f"CodeCarbon did not start with country {country!r}, region {region!r}"
-            )
+            raise InputError("", "energy", f"CodeCarbon did not start with country {country!r}, region {region!r}")
         self._channels = self._find_channels()
 
     def read(self) -> dict[Channel, Reading]:
@@ -109,3 +128,29 @@ class CodeCarbonSource:
             "cpu": Channel("cpu", None, f"codecarbon {mode or 'unknown'}", measured=mode == "intel_rapl"),
             "dram": Channel("dram", None, "codecarbon ram model", measured=False),
         }
+
+
+def _refuse_unknown(country: str | None, region: str | None) -> None:
+    """Refuse what CodeCarbon silently replaces: an unknown country by the world, an unknown region by its country."""
+    from codecarbon.core.emissions import Emissions
+    from codecarbon.core.units import Energy
+    from codecarbon.external.geography import GeoMetadata
+    from codecarbon.input import DataSource
+
+    if country is None:
+        if region is not None:
+            raise InputError("", "energy.region", f"{region!r} needs energy.country beside it")
+        return
+    data = DataSource()
+    if country not in data.get_global_energy_mix_data():
+        raise InputError(
+            "", "energy.country", f"CodeCarbon has no data for {country!r}; allowed: ISO 3166-1 alpha-3, such as DEU"
+        )
+    factors = [
+        Emissions(data).get_private_infra_emissions(Energy.from_energy(kWh=1), GeoMetadata(country, region=place))
+        for place in (None, region)
+    ]
+    if region is not None and factors[0] == factors[1]:
+        raise InputError(
+            "", "energy.region", f"CodeCarbon has no data for {region!r} of {country}; left out, the country's is taken"
+        )

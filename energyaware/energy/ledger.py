@@ -119,8 +119,11 @@ class Ledger:
             total = sum(shares[id(window)] for window in owners)
             for window in owners:
                 window.add(channel, spent, shares[id(window)] / total)
+        read = {channel.device for channel in readings.keys() | self._last.keys()}
         for window in windows or [self._idle]:
-            window.duration_s += elapsed_s
+            window.duration_s += max(0.0, elapsed_s)
+            for gpu in window.gpus - read:  # a window without its GPU's row would seem to have cost less
+                window.add(Channel("gpu", gpu, "none", measured=False), Reading(None, "no source reads this GPU"), 1.0)
         self._last, self._read_at = readings, now
 
     def collect(self, stage_id: str, attempt: int, *, kept: bool) -> list[Row]:

@@ -21,6 +21,7 @@ SPLITS: Final = ("train", "validation", "test")
 HELD_OUT: Final = 0.1
 """Share of the records that become the test split, and again the validation split, where no file is named for it."""
 
+
 @dataclass(frozen=True)
 class Splits:
     """Records by what they are used for. None of the three is empty."""

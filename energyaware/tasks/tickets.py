@@ -13,7 +13,8 @@ from typing import Any, Final, Literal
 
 from energyaware.spec import short_hash
 from energyaware.tasks.base import Record
-from energyaware.tasks.phrases import CAUSES, HERRINGS, LOGS, NODES, NOISE, OPENINGS, PORTS, SITES, WHEN
+from energyaware.tasks.causes import CAUSES
+from energyaware.tasks.phrases import HERRINGS, LOGS, NODES, NOISE, OPENINGS, PORTS, SITES, WHEN
 
 SYNTHETIC: Final = True
 """No ticket of this module was ever written by a network operator."""
@@ -23,7 +24,7 @@ Split = Literal["train", "validation", "test"]
 RECIPE: Final[dict[str, Any]] = {
     "version": 1,
     "seed": 20_250,
-    "sizes": {"train": 768, "validation": 96, "test": 192},
+    "sizes": {"train": 576, "validation": 96, "test": 192},
     "herring_share": 0.5,
 }
 LABELS: Final = tuple(CAUSES)

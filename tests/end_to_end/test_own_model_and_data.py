@@ -1,0 +1,262 @@
+"""A user's whole way: own GPT-2 folder, own JSONL, through the command line, as real processes."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from energyaware.rows import TABLES
+from tests.own_data import COLUMNS, save_tickets
+from tests.tiny import save_gpt2
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
+
+COMMAND = str(Path(sys.executable).with_name("energyaware"))
+SWEEP = f"""
+model: ./my-gpt2
+data: {{path: tickets.jsonl, columns: {json.dumps(COLUMNS)}}}
+precisions: [fp32, fp16]
+prunings: [none, magnitude-2:4]
+finetune: {{method: lora, steps: 6, batch_size: 8, sequence_length: 64, lora: {{rank: 4}}}}
+inference: {{batch_size: 4, max_new_tokens: 4, min_window_s: 0.1}}
+resources: {{workers: 2, cpus_per_worker: 0.5, device: cpu}}
+energy: {{country: FRA, pue: 1.3}}
+ranking: {{weight: 0.25, requests: 500}}
+"""
+
+
+def energyaware(*arguments, cwd, check=0):
+    done = subprocess.run([COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a sweep file, run once."""
+    home = tmp_path_factory.mktemp("user")
+    save_gpt2(home / "my-gpt2")
+    save_tickets(home / "tickets.jsonl")
+    (home / "mine.yaml").write_text(SWEEP)
+    done = energyaware("run", "mine.yaml", cwd=home)
+    (home / "output.txt").write_text(done.stdout + done.stderr)
+    return home
+
+
+def files(results):
+    return {
+        path.relative_to(results): path.stat().st_mtime_ns
+        for table in TABLES
+        for path in (results / table).rglob("*")
+        if path.is_file()
+    }
+
+
+def rows(results, table):
+    return [row for path in sorted((results / table).rglob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_everything_is_there_under_its_schema(home):
+    results = home / "results" / "mine"
+    for table, schema in TABLES.items():
+        found = list((results / table).rglob("*.parquet"))
+        assert found, table
+        assert all(pq.read_schema(path).equals(schema) for path in found)
+    stages = rows(results, "stages")
+    assert sorted((row["kind"], row["pruning"]) for row in stages) == [
+        ("finetune", "none"),
+        ("inference", "magnitude-2:4"),
+        ("inference", "none"),
+    ]
+    assert {row["model"] for row in stages} == {"my-gpt2"}
+    pruned = next(row for row in stages if row["pruning"] != "none")
+    assert (pruned["sparsity_target"], pruned["sparsity_achieved"], pruned["realisation"]) == (0.5, 0.5, "simulated")
+    assert not [path for path in results.rglob("*") if path.suffix in {".pkl", ".pt", ".bin"}]
+    assert (results / "sweep.yaml").read_text().startswith('# {"written"')
+    assert list((results / ".incoming").iterdir()) == []
+
+
+def test_every_joule_has_a_window_a_source_and_a_kind(home):
+    results = home / "results" / "mine"
+    energy = rows(results, "energy")
+    windows = {row["window"] for row in energy}
+    assert windows == {"prune", "train", "evaluate", "prefill", "decode", "idle"}
+    assert all(row["source"] and row["measured"] is not None and row["kept"] for row in energy)
+    assert all(row["energy_j"] > 0 and row["duration_s"] > 0 for row in energy)
+    assert all(row["carbon_g"] > 0 for row in energy)
+    for stage in rows(results, "stages"):
+        own = [row for row in energy if row["stage_id"] == stage["stage_id"]]
+        assert sum(row["energy_j"] for row in own) == pytest.approx(stage["energy_j"])
+        assert sum(row["carbon_g"] for row in own) == pytest.approx(stage["carbon_g"])
+        assert stage["pue"] == 1.3
+        if stage["kind"] == "inference":
+            per_request = sum(
+                sum(row["energy_j"] for row in own if row["window"] == window) / stage[f"{window}_requests"]
+                for window in ("prefill", "decode")
+            )
+            assert stage["energy_j_per_request"] == pytest.approx(per_request)
+    epochs = rows(results, "epochs")
+    assert [row["steps"] for row in epochs] == [6]
+    assert epochs[0]["energy_j"] == pytest.approx(sum(row["energy_j"] for row in energy if row["window"] == "train"))
+
+
+def test_progress_and_ranking_are_shown(home):
+    output = (home / "output.txt").read_text()
+    assert "[3/3] inference fp32 magnitude-2:4 after" in output
+    assert "J (estimated)" in output
+    assert "R = 0.25 phi + 0.75 rho" in output
+    assert output.index("all energy is estimated") < output.index("R = 0.25 phi")
+    assert "left out: 2" in output
+    assert "infeasible" in output
+    assert "Traceback" not in output
+
+
+def test_running_again_only_ranks_and_starts_nothing(home):
+    results = home / "results" / "mine"
+    before, start = files(results), time.monotonic()
+    done = energyaware("run", "mine.yaml", cwd=home)
+    assert "0 to run" in done.stderr
+    assert "R = 0.25 phi" in done.stdout
+    assert files(results) == before
+    assert time.monotonic() - start < 60  # no Ray, no torch; generous for a busy machine
+    energyaware("resume", results, cwd=home.parent)
+    assert files(results) == before
+
+
+def test_rank_in_every_format(home):
+    results = home / "results" / "mine"
+    answer = json.loads(energyaware("rank", results, "--format", "json", cwd=home).stdout)
+    assert (answer["weight"], answer["requests"], answer["phi"]) == (0.25, 500, "minmax")
+    assert [row["rank"] for row in answer["rows"]] == [1, 2]
+    wanted = {
+        *("rank", "score", "phi", "rho", "model", "precision", "pruning", "realisation", "energy_j_per_request"),
+        *("finetune_energy_j", "carbon_g_per_request", "measured", "seeds", "stage_ids"),
+    }
+    assert all(row.keys() >= wanted for row in answer["rows"])
+    assert {row["pruning"] for row in answer["left_out"]} == {"none", "magnitude-2:4"}
+    assert {row["state"] for row in answer["left_out"]} == {"infeasible"}
+    other = json.loads(
+        energyaware("rank", results, "--weight", 1, "--requests", 7, "--format", "json", cwd=home).stdout
+    )
+    assert (other["weight"], other["requests"]) == (1, 7)
+    table = list(csv.DictReader(io.StringIO(energyaware("rank", results, "--format", "csv", cwd=home).stdout)))
+    assert [row["precision"] for row in table] == ["fp32", "fp32"]
+
+
+def test_query_and_status(home):
+    results = home / "results" / "mine"
+    sql = "SELECT kind, count(*) AS n FROM stages GROUP BY kind ORDER BY kind"
+    found = json.loads(energyaware("query", results, sql, "--format", "json", cwd=home).stdout)
+    assert found == [{"kind": "finetune", "n": 1}, {"kind": "inference", "n": 2}]
+    assert "finetune" in energyaware("query", results, sql, cwd=home).stdout
+    status = energyaware("status", results, cwd=home).stdout
+    assert "left: nothing" in status
+    assert "(estimated)" in status
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["run", "none.yaml"], "none.yaml: no such file"),
+        (["plan", "bad.yaml"], "bad.yaml: finetune.lr: unknown key; allowed: method"),
+        (["run", "bad-column.yaml"], "no column 'body'; columns are: text, label, reply"),
+        (["run", "too-many.yaml"], "resources: asks for"),
+        (["rank", "nowhere"], "nowhere"),
+        (["rank", "results/mine", "--weight", "2"], "weight"),
+        (["rank", "results/mine", "--requests", "0"], "requests"),
+        (["query", "results/mine", "SELECT joules FROM stages"], "joules"),
+        (["query", "results/mine", "DROP TABLE stages"], "SELECT"),
+        (["status", "nowhere"], "nowhere"),
+        (["resume", "nowhere"], "holds no sweep.yaml"),
+        (["run", "mine.yaml", "--results", "s3://bucket/x"], "URLs are not supported yet"),
+        (["nonsense"], "nonsense"),
+        (["run"], "SWEEP.yaml"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(home, arguments, problem):
+    (home / "bad.yaml").write_text(SWEEP.replace("steps: 6", "lr: 6"))
+    (home / "bad-column.yaml").write_text(SWEEP.replace('"text"', '"body"'))
+    (home / "too-many.yaml").write_text(SWEEP.replace("cpus_per_worker: 0.5", "cpus_per_worker: 1000"))
+    done = energyaware(*arguments, cwd=home, check=2)
+    assert problem in done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (home / "results" / "bad").exists()
+
+
+def test_adding_a_precision_runs_only_what_is_new_and_a_stop_leaves_a_state_to_go_on_from(home):
+    """Ctrl-C in the middle of the new stages; the same command then finishes them and touches nothing else."""
+    results = home / "results" / "mine"
+    before = files(results)
+    (home / "mine.yaml").write_text(SWEEP.replace("[fp32, fp16]", "[fp32, bf16]").replace("steps: 6", "steps: 6"))
+    process = subprocess.Popen(
+        [COMMAND, "run", "mine.yaml"], cwd=home, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while len(list(results.glob("stages/*/*.parquet"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "goes on from here" in errors
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive, "nothing is left running"
+    interrupted = [row for row in rows(results, "attempts") if row["state"] == "interrupted"]
+    assert len(interrupted) <= 1
+    assert all(row["kept"] is False and row["reason"] for row in interrupted)
+    finished = {row["stage_id"] for row in rows(results, "stages")}
+    assert 4 <= len(finished) < 6
+
+    done = energyaware("run", "mine.yaml", cwd=home)
+    assert f"{6 - len(finished)} to run" in done.stderr
+    after = files(results)
+    assert {path: after[path] for path in before} == before
+    assert len(rows(results, "stages")) == 6
+    answer = json.loads(energyaware("rank", results, "--format", "json", cwd=home).stdout)
+    assert [row["precision"] for row in answer["rows"]].count("bf16") == 2
+    assert answer["left_out"] == []
+
+
+def test_a_stage_that_fails_stops_no_other_and_is_tried_again(home):
+    """2:7 does not fit a matrix of 64 inputs, which only the model can tell."""
+    results = home / "results" / "fails"
+    (home / "fails.yaml").write_text(SWEEP.replace("[none, magnitude-2:4]", "[magnitude-2:7, none]"))
+    done = energyaware("run", "fails.yaml", cwd=home, check=1)
+    assert "failed: AuditError: magnitude-2:7: layer transformer.h.0" in done.stderr
+    states = sorted((row["kind"], row["state"], row["attempt"]) for row in rows(results, "attempts"))
+    assert states == [("finetune", "finished", 1), ("inference", "failed", 1), ("inference", "finished", 1)]
+    failed = next(row for row in rows(results, "attempts") if row["state"] == "failed")
+    assert "is not a multiple of 7" in failed["reason"]
+    assert "make_masks" in failed["traceback"]
+    lost = [row for row in rows(results, "energy") if row["stage_id"] == failed["stage_id"]]
+    assert lost
+    assert not any(row["kept"] for row in lost)
+    answer = json.loads(energyaware("rank", results, "--format", "json", cwd=home).stdout)
+    assert [row["pruning"] for row in answer["rows"]] == ["none"]
+    assert {"magnitude-2:7": "failed"}.items() <= {row["pruning"]: row["state"] for row in answer["left_out"]}.items()
+    energyaware("run", "fails.yaml", cwd=home, check=1)
+    assert max(row["attempt"] for row in rows(results, "attempts")) == 2
+
+
+def test_a_diverged_fine_tuning_is_no_result_and_blocks_what_needs_it(home):
+    (home / "diverges.yaml").write_text(
+        SWEEP.replace("method: lora", "method: full, learning_rate: 1e30").replace("steps: 6", "steps: 30")
+    )
+    done = energyaware("run", "diverges.yaml", cwd=home, check=1)
+    results = home / "results" / "diverges"
+    assert [row["state"] for row in rows(results, "attempts")] == ["diverged"]
+    assert rows(results, "stages") == []
+    assert "blocked: its fine-tuning ended diverged" in done.stderr
+    answer = json.loads(energyaware("rank", results, "--format", "json", cwd=home).stdout)
+    assert answer["rows"] == []
+    assert {row["state"] for row in answer["left_out"] if row["precision"] == "fp32"} == {"blocked"}

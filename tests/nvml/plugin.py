@@ -1,0 +1,64 @@
+"""The stand-in as a fixture. A test module that wants it says `pytest_plugins = "tests.nvml.plugin"`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOURCE = Path(__file__).with_name("nvml.c")
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Processes that see the GPUs of a scenario. A library is found when a process starts: hence processes."""
+
+    library: Path
+    folder: Path
+
+    def environment(self, *lines: str) -> dict[str, str]:
+        """For a process whose machine has the GPUs of these scenario lines, from now on."""
+        scenario = self.folder / "scenario"
+        scenario.write_text("\n".join([f"start {time.monotonic()}", *lines, ""]))
+        chosen = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        return chosen | {"LD_LIBRARY_PATH": str(self.library.parent), "NVML_SCENARIO": str(scenario)}
+
+    def call(self, function: Callable[[], Any], *lines: str, timeout_s: float = 60, **changes: str) -> Any:
+        """What the function returns, as JSON, in a process on that machine; `changes` are to its environment."""
+        code = f"import json, {function.__module__} as m; print(json.dumps(m.{function.__name__}()))"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=self.environment(*lines) | changes,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("the NVML stand-in wants a C compiler (cc)")
+    library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", library, SOURCE], check=True
+    )
+    return library
+
+
+@pytest.fixture
+def gpus(nvml_library: Path, tmp_path: Path) -> Simulated:
+    return Simulated(nvml_library, tmp_path)

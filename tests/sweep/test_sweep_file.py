@@ -1,0 +1,126 @@
+import pytest
+
+from energyaware.errors import InputError
+from sweep.sweep_file import dump, load, parse
+
+TEN_LINES = """\
+model: builtin
+tasks: root_cause
+precisions: [bf16, nf4]
+prunings: [none, magnitude-50%, {kind: magnitude, pattern: 2:4, applied: before}]
+finetune: {epochs: 1, learning_rate: 2e-3}
+seeds: [0, 1]
+resources: {workers: 2, device: cpu}
+energy: {country: DEU, pue: 1.2}
+ranking: {weight: 0.3}
+results: out
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="my sweep.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_useful_sweep_file_has_ten_lines(write):
+    sweep = load(write(TEN_LINES))
+    assert sweep.name == "my-sweep"
+    assert sweep.precisions == ("bf16", "nf4")
+    assert sweep.tasks == ("root_cause",)
+    assert [choice.pruning().label for choice in sweep.prunings] == ["none", "magnitude-50%", "magnitude-2:4"]
+    assert [choice.pruning().applied for choice in sweep.prunings] == [None, "after", "before"]
+    assert sweep.prunings[2].pruning().sparsity == 0.5
+    assert sweep.finetune.learning_rate == 0.002  # YAML 1.1 would read a text
+    assert sweep.results == "out"
+
+
+def test_one_line_is_enough(write):
+    sweep = load(write("precisions: bf16"))
+    assert sweep.model[0].builtin
+    assert sweep.data.builtin
+    assert sweep.results == "results/my-sweep"
+
+
+def test_a_dumped_sweep_is_the_same_sweep(write):
+    sweep = load(write(TEN_LINES))
+    assert load(write(dump(sweep), "again.yaml")) == sweep
+
+
+def test_paths_are_relative_to_the_file(write, tmp_path):
+    sweep = load(write("precisions: bf16\nmodel: ./base\ndata: {train: a.jsonl, test: /b.csv}"))
+    assert sweep.model[0].folder == str(tmp_path / "base")
+    assert sweep.data.train == str(tmp_path / "a.jsonl")
+    assert sweep.data.test == "/b.csv"
+
+
+def test_the_tree_is_frozen(write):
+    sweep = load(write("precisions: bf16"))
+    with pytest.raises(Exception, match="frozen"):
+        sweep.finetune.epochs = 5
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "problem"),
+    [
+        ("precisions: [bf17]", "precisions[0]", "'bf17' is no precision; allowed: fp32, bf16, fp16, int8, nf4"),
+        ("precisions: []", "precisions", "at least 1 item"),
+        ("model: builtin", "precisions", "is missing"),
+        ("precisions: bf16\nlr: 1", "lr", "unknown key; allowed: name, model, tasks, data, precisions"),
+        ("precisions: bf16\nfinetune: {lr: 1}", "finetune.lr", "unknown key; allowed: method, epochs"),
+        ("precisions: bf16\nfinetune: {lora: {r: 1}}", "finetune.lora.r", "unknown key; allowed: rank, alpha, dropout"),
+        ("precisions: bf16\nmodel: {folder: x, rev: 1}", "model[0].rev", "unknown key; allowed: builtin, folder, hub"),
+        ("precisions: bf16\nmodel: {folder: x, hub: y/z}", "model[0]", "exactly one of builtin, folder, hub"),
+        ("precisions: bf16\ntasks: [sentiment]", "tasks[0]", "'sentiment' is no task; allowed: root_cause, response"),
+        ("precisions: bf16\nprunings: [wandb-50%]", "prunings[0].kind", "'wandb' is no pruning; allowed: none, magni"),
+        ("precisions: bf16\nprunings: [magnitude]", "prunings[0]", "exactly one of sparsity"),
+        ("precisions: bf16\nprunings: [magnitude-150%]", "prunings[0].sparsity", "less than 1"),
+        ("precisions: bf16\nprunings: [magnitude-4:2]", "prunings[0]", "n must be smaller than m"),
+        ("precisions: bf16\nprunings: [none, none]", "prunings", "entry 1 says the same as entry 0"),
+        ("precisions: bf16\nfinetune: {epochs: many}", "finetune.epochs", "'many': input should be a valid integer"),
+        ("precisions: bf16\nfinetune: {zero_stage: 4}", "finetune.zero_stage", "less than or equal to 3"),
+        ("precisions: bf16\nfinetune: {batch_size: 3}\nresources: {workers: 2}", "", "batch_size 3 is not a multiple"),
+        ("precisions: bf16\nfinetune: {micro_batch_size: 5}", "", "micro_batch_size 5 does not divide"),
+        ("precisions: bf16\nranking: {weight: 1.5}", "ranking.weight", "less than or equal to 1"),
+        ("precisions: bf16\nenergy: {country: Germany}", "energy.country", "'Germany'"),
+        ("precisions: bf16\nenergy: {pue: 0.5}", "energy.pue", "greater than or equal to 1"),
+        ("precisions: bf16\ndata: {train: a.jsonl}", "data", "train and test go together"),
+        ("precisions: bf16\ndata: {path: a, hub: b}", "", ""),
+        ("precisions: bf16\nresources: {device: tpu}", "resources.device", "'auto', 'cuda' or 'cpu'"),
+        ("precisions: bf16\nprecisions: nf4", "line 2, column 1", "key precisions stands twice"),
+        ("precisions: [bf16", "line", "not YAML"),
+        ("- bf16", "", "must be a mapping"),
+        ("", "", "must be a mapping"),
+    ],
+)
+def test_an_error_is_one_line_with_file_field_and_what_is_allowed(write, text, field, problem):
+    if (field, problem) == ("", ""):
+        load(write(text))  # a file inside a hub data set is fine
+        return
+    path = write(text)
+    with pytest.raises(InputError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{path}: ")
+    assert field in caught.value.field
+    assert problem in message
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path / "binary.yaml")
+
+
+def test_parsing_touches_no_file(tmp_path):
+    sweep = parse({"precisions": "bf16", "model": "./missing"}, tmp_path / "x.yaml")
+    assert sweep.model[0].folder.endswith("missing")
