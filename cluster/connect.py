@@ -23,6 +23,7 @@ def join(address: str = "local") -> Iterator[None]:
         ConnectionError: no cluster answers there.
     """
     if address == "local":
+        os.environ.setdefault("RAY_worker_niceness", "0")  # measured work must not wait for whatever else runs
         # Ray's own switch for "this machine only": its servers then listen on loopback, and not on every interface.
         # Ray reads it when it is imported.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

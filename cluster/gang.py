@@ -10,10 +10,12 @@ import contextlib
 import ctypes
 import gc
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import ray
@@ -99,6 +101,8 @@ class Worker:
             "DS_ACCELERATOR": rank.device,
             "TOKENIZERS_PARALLELISM": "false",
         }
+        for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+            os.environ.setdefault(cache, "64")  # kernels kept per shape: 1024 of them grew a worker by 500 MB
         if rank.local_world_size == rank.world_size:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         import torch
@@ -112,6 +116,8 @@ class Worker:
         )
         warm_up()
         torch.distributed.barrier()
+        gc.collect()
+        gc.freeze()  # imports stay: looking through them took most of the time between two stages
         self._baseline = measure_memory()
         return os.getpid()
 
@@ -152,6 +158,7 @@ class Gang:
             ).remote()
             for index in range(size)
         ]
+        self._meeting_point = ""
         try:
             self._form(resources, warm_up)
         except BaseException:
@@ -171,11 +178,11 @@ class Gang:
         for rank, (node, _, host, _) in enumerate(places):
             peers = self.on_node(node, range(len(places)))
             self.ranks.append(Rank(rank, len(places), peers.index(rank), len(peers), host, resources.device))
-        meeting_point = ray.get(
+        self._meeting_point = ray.get(
             self._workers[0].meeting_point.remote(places[0][1], one_node=len(set(self.node_ids)) == 1)
         )
         forming = [
-            worker.form.remote(rank, meeting_point, warm_up)
+            worker.form.remote(rank, self._meeting_point, warm_up)
             for worker, rank in zip(self._workers, self.ranks, strict=True)
         ]
         self.pids: list[int] = _all_or_first_error(forming, START_TIMEOUT_S)
@@ -206,6 +213,8 @@ class Gang:
         for worker in self._workers:
             ray.kill(worker)
         self._workers = []
+        if self._meeting_point.startswith("file://"):  # needed until now: groups made later meet there too
+            shutil.rmtree(Path(self._meeting_point.removeprefix("file://")).parent, ignore_errors=True)
 
 
 def _all_or_first_error(calls: list[Any], timeout_s: float | None) -> list[Any]:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from energyaware.tasks.base import Example
 
+SHAPE_STEP: Final = 16
+"""Training batches are padded to multiples of this many tokens."""
+
 IGNORED: Final = -100
 """Label of a token that the loss leaves out."""
 
@@ -70,10 +73,13 @@ def share_of_rank(batch: Sequence[Tokens], rank: int, world_size: int) -> list[T
 
 
 def pad_right(tokens: Sequence[Tokens], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For training: input_ids, attention_mask and labels, each (batch, longest) int64; prompts are not labels."""
+    """For training: input_ids, attention_mask and labels, each (batch, length) int64; prompts are not labels.
+
+    The length is that of the longest, rounded up: kernels are compiled and cached per shape, on CPUs too.
+    """
     import torch
 
-    longest = max(len(item.ids) for item in tokens)
+    longest = -(-max(len(item.ids) for item in tokens) // SHAPE_STEP) * SHAPE_STEP
     ids = torch.full((len(tokens), longest), pad_id)
     attention = torch.zeros_like(ids)
     labels = torch.full_like(ids, IGNORED)

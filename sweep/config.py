@@ -236,7 +236,7 @@ class RankingChoice(_Part):
 class Sweep(_Part):
     """What one YAML file asks for."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = ""
     """Default: the file's name."""
     model: Annotated[tuple[Model, ...], BeforeValidator(_listed), Field(min_length=1)] = (Model(builtin=True),)
     """Base model, or a list of them."""

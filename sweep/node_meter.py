@@ -27,11 +27,14 @@ class NodeMeter:
     """Keeps one node's ledger."""
 
     def __init__(self, node: str, energy: Energy) -> None:
-        sources, uuids = _sources(energy)
+        self._node, self._energy = node, energy
+        self._lock, self._stop = threading.Lock(), threading.Event()
+
+    def start(self) -> None:
+        """Read the sources for the first time, and from now on. Apart, for Ray hides what a constructor raises."""
+        sources, uuids = _sources(self._energy)
         self._gpu_uuids = {str(index): uuid for index, uuid in enumerate(uuids)}
-        self._lock = threading.Lock()
-        self._ledger = Ledger(node, sources, cpu_time_s)
-        self._stop = threading.Event()
+        self._ledger = Ledger(self._node, sources, cpu_time_s)
         threading.Thread(target=self._tick, daemon=True).start()
 
     def open(
@@ -116,7 +119,7 @@ def start_meters(energy: Energy) -> dict[str, Any]:
     """A meter on every node of the cluster, by node id; each has read its sources once.
 
     Raises:
-        InputError: CodeCarbon does not know the country or region.
+        InputError: CodeCarbon knows no such country or region, or could not start.
     """
     meters = {
         node["NodeID"]: NodeMeter.options(  # type: ignore[attr-defined]
@@ -126,7 +129,7 @@ def start_meters(energy: Energy) -> dict[str, Any]:
         if node["Alive"]
     }
     try:
-        ray.get([meter.now.remote() for meter in meters.values()])
-    except ray.exceptions.RayActorError as problem:
-        raise getattr(problem, "cause", None) or problem from None
+        ray.get([meter.start.remote() for meter in meters.values()])
+    except ray.exceptions.RayTaskError as problem:
+        raise problem.cause from None
     return meters

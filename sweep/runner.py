@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
 
 from cluster.inventory import local_cpus, local_gpus
 from energyaware.errors import InputError
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from sweep.schedule import StageSearcher
     from sweep.stage_actor import Job
 
+RUN_EXTRA: Final = ("ray", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "codecarbon")
+"""Libraries that only running needs."""
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -45,20 +49,22 @@ def resolve_device(sweep: Sweep) -> Device:
     return "cuda" if local_gpus() else "cpu"
 
 
-def check(sweep: Sweep, plan: Plan, store: Store, device: Device, source: Any) -> None:
+def check(sweep: Sweep, store: Store, device: Device, address: str, source: Any) -> None:
     """Refuse before anything starts what cannot work.
 
     Raises:
         InputError: data that cannot be used, resources that this machine lacks, results measured on another device.
     """
     load_splits(data_ref(sweep), sweep.tasks)
-    measured_on = {store.stage_row(stage.stage_id)["device"] for stage in plan if stage.stage_id in store.finished()}
-    if measured_on - {device}:
-        raise InputError(
-            store.root,
-            "results",
-            f"holds stages measured on {', '.join(measured_on)}; this run would measure on {device}: use --results",
-        )
+    if any_finished := next(
+        iter(store.finished()), None
+    ):  # one stands for all: this check keeps a folder to one device
+        measured_on = store.stage_row(any_finished)["device"]
+        if measured_on != device:
+            problem = f"holds stages measured on {measured_on}; this run would measure on {device}: use --results"
+            raise InputError(store.root, "results", problem)
+    if address != "local":
+        return
     wanted = sweep.resources.workers * sweep.resources.cpus_per_worker
     if wanted > local_cpus():
         raise InputError(
@@ -83,7 +89,7 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any)
     """
     device = resolve_device(sweep)
     plan = make_plan(sweep, device)
-    check(sweep, plan, store, device, source)
+    check(sweep, store, device, address, source)
     store.create()
     store.write_text("sweep.yaml", _asked(sweep.model_copy(update={"results": str(store.root)})))
     store.write_plan([stage.row() for stage in plan])
@@ -96,7 +102,14 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any)
     )
     if not left:
         return Ended(0, interrupted=False)
+    _require_run_extra()
     return _run_stages(sweep, plan, left, store, device, address, console)
+
+
+def _require_run_extra() -> None:
+    for library in RUN_EXTRA:
+        if find_spec(library) is None:
+            raise InputError("", "", f"{library} is not installed: pip install 'energyaware[run]'")
 
 
 def _run_stages(

@@ -129,7 +129,7 @@ def measure_watched():
     source.close()
     cpu = next(channel for channel in first if channel.component == "cpu")
     watts = (second[cpu].energy_j - first[cpu].energy_j) / 1.2
-    print(json.dumps({"noted": noted, "factor": factor_g, "watts": watts, "files": os.listdir()}))
+    print(json.dumps({"noted": noted, "factor": factor_g, "watts": watts, "files": sorted(map(str, Path().iterdir()))}))
 
     noted.clear()
     with Path("control").open("w"), socket.socket() as probe:
@@ -139,7 +139,13 @@ def measure_watched():
 
 def run_watched(folder, **variables):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "from tests.energyaware import test_codecarbon as t; t.measure_watched()"],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            "from tests.energyaware import test_codecarbon as t; t.measure_watched()",
+        ],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | variables,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Real fine-tunings on real DeepSpeed ranks: every ZeRO stage, masks that hold, results that no worker count changes."""
+"""Real fine-tunings on real DeepSpeed ranks: every ZeRO stage, masks that hold, no matter how many workers."""
 
 import dataclasses
 import math
@@ -10,12 +10,12 @@ from cluster.gang import Gang, WorkerResources
 from energyaware.energy.base import NullMeter
 from energyaware.errors import Diverged
 from energyaware.masks import achieved_sparsity, load_masks
+from energyaware.model_ref import folder_ref
 from energyaware.models import load_model
 from energyaware.precision import PRECISIONS
 from energyaware.spec import DENSE, FinetuneSpec, InferenceSpec, Pruning, stage_id
 from energyaware.stage import run_stage, warm_up
 from energyaware.store import Store
-from energyaware.model_ref import folder_ref
 from energyaware.tasks.data import files_ref
 from tests.own_data import COLUMNS, save_tickets
 from tests.tiny import save_llama

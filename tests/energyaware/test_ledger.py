@@ -208,7 +208,8 @@ def reset(now_s: float) -> float | None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "reason"), [(fails, "scripted failure"), (not_a_number, "not a number"), (reset, "counter went backwards")]
+    ("broken", "reason"),
+    [(fails, "scripted failure"), (not_a_number, "not a number"), (reset, "went backwards")],
 )
 def test_a_bad_reading_gives_null_with_the_reason_to_the_windows_open_then_and_to_no_other(broken, reason):
     node = Node()

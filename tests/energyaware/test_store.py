@@ -58,9 +58,13 @@ def test_attempts_are_counted(store):
 
 
 def test_an_artifact_appears_whole_or_not_at_all(store):
-    with pytest.raises(RuntimeError), store.new_artifact("abc") as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError
+    def fill_half():
+        with store.new_artifact("abc") as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fill_half()
     assert not store.artifact("abc").exists()
     with store.new_artifact("abc") as folder:
         (folder / "whole").write_text("x")

@@ -49,10 +49,14 @@ def test_a_window_opens_before_the_block_and_closes_after_it():
 
 def test_a_window_closes_when_the_block_raises_and_the_error_goes_on():
     node = Recorder()
-    with pytest.raises(ZeroDivisionError), GangMeter(node).window("prefill"):
-        node.note("work")
-        raise ZeroDivisionError
 
+    def fail():
+        with GangMeter(node).window("prefill"):
+            node.note("work")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert [event for event, _ in node.events] == ["open", "work", "close"]
 
 
