@@ -110,7 +110,8 @@ def _time_left_s(left: pl.DataFrame, durations: pl.DataFrame) -> float | None:
 
 
 def _known_sum(energies: pl.Series) -> float | None:
-    return float(energies.sum()) if energies.count() else None
+    """The sum of what is known; unknown where nothing of it is, and 0 where there was nothing to know."""
+    return float(energies.sum()) if energies.count() or energies.is_empty() else None
 
 
 def _kind_of_energy(measured: set[bool]) -> str | None:

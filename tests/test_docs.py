@@ -87,7 +87,10 @@ def test_the_readmes_commands_run_in_a_fresh_environment(tmp_path):
     for command in COMMANDS:
         needs_run = shlex.split(command)[1] in {"run", "resume"}
         path = f"{with_run if needs_run else fresh / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(command, shell=True, cwd=clone, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)  # fmt: skip
+        environment = {**os.environ, "PATH": path}
+        done = subprocess.run(
+            command, shell=True, cwd=clone, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         assert done.stdout.strip(), command
 
