@@ -91,8 +91,12 @@ class Worker:
             probe.bind(("", 0))
             return f"tcp://{address}:{probe.getsockname()[1]}"
 
-    def form(self, rank: Rank, meeting_point: str, warm_up: Callable[[], None]) -> int:
-        """Set the rank's environment, join the process group and do the imports. Returns the process id."""
+    def form(self, rank: Rank, meeting_point: str, gpus: Sequence[str], warm_up: Callable[[], None]) -> int:
+        """Set the rank's environment, join the process group and do the imports. Returns the process id.
+
+        `gpus` are those of the gang on this node, in order of local rank: NCCL and DeepSpeed want a worker to see its
+        neighbours' and to use the one that its local rank counts.
+        """
         os.environ |= {
             "RANK": str(rank.rank),
             "WORLD_SIZE": str(rank.world_size),
@@ -105,8 +109,12 @@ class Worker:
             os.environ.setdefault(cache, "64")  # kernels kept per shape: 1024 of them grew a worker by 500 MB
         if rank.local_world_size == rank.world_size:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        if rank.device == "cuda":
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         import torch
 
+        if rank.device == "cuda":
+            torch.cuda.set_device(rank.local_rank)
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
         torch.distributed.init_process_group(
             "nccl" if rank.device == "cuda" else "gloo",
@@ -182,8 +190,8 @@ class Gang:
             self._workers[0].meeting_point.remote(places[0][1], one_node=len(set(self.node_ids)) == 1)
         )
         forming = [
-            worker.form.remote(rank, self._meeting_point, warm_up)
-            for worker, rank in zip(self._workers, self.ranks, strict=True)
+            worker.form.remote(rank, self._meeting_point, self.gpus_on_node(node), warm_up)
+            for worker, rank, node in zip(self._workers, self.ranks, self.node_ids, strict=True)
         ]
         self.pids: list[int] = _all_or_first_error(forming, START_TIMEOUT_S)
 
@@ -202,6 +210,10 @@ class Gang:
     def on_node(self, node_id: str, values: Sequence[Value]) -> list[Value]:
         """Of values that stand one per rank, those of the ranks on that node."""
         return [value for node, value in zip(self.node_ids, values, strict=True) if node == node_id]
+
+    def gpus_on_node(self, node_id: str) -> tuple[str, ...]:
+        """Ray's ids of the GPUs that the gang holds on that node, in order of local rank."""
+        return tuple(gpu for gpus in self.on_node(node_id, self.gpu_ids) for gpu in gpus)
 
     def is_clean(self) -> bool:
         """Whether every worker's memory is back at its baseline, on the host and on the device."""

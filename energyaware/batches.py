@@ -72,14 +72,16 @@ def share_of_rank(batch: Sequence[Tokens], rank: int, world_size: int) -> list[T
     return sorted(batch, key=lambda tokens: len(tokens.ids))[rank::world_size]
 
 
-def pad_right(tokens: Sequence[Tokens], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+def pad_right(tokens: Sequence[Tokens], pad_id: int, at_most: int) -> tuple[Tensor, Tensor, Tensor]:
     """For training: input_ids, attention_mask and labels, each (batch, length) int64; prompts are not labels.
 
-    The length is that of the longest, rounded up: kernels are compiled and cached per shape, on CPUs too.
+    The length is that of the longest, rounded up while it stays within `at_most`: kernels are compiled and cached per
+    shape, on CPUs too.
     """
     import torch
 
-    longest = -(-max(len(item.ids) for item in tokens) // SHAPE_STEP) * SHAPE_STEP
+    rounded = -(-max(len(item.ids) for item in tokens) // SHAPE_STEP) * SHAPE_STEP
+    longest = max(min(rounded, at_most), *(len(item.ids) for item in tokens))
     ids = torch.full((len(tokens), longest), pad_id)
     attention = torch.zeros_like(ids)
     labels = torch.full_like(ids, IGNORED)

@@ -20,7 +20,7 @@ from energyaware.batches import (
 from energyaware.errors import Diverged
 from energyaware.lora import add_adapter
 from energyaware.masks import Masks, achieved_sparsity, keep_through_training, save_masks
-from energyaware.models import audit, load_tokenizer
+from energyaware.models import audit, context_length, load_tokenizer
 from energyaware.precision import PRECISIONS
 from energyaware.rows import Row
 from energyaware.stage import Outcome
@@ -57,14 +57,15 @@ def finetune(stage_id: str, spec: FinetuneSpec, place: Place, meter: Meter, stor
         split: [TASKS[task].example(record) for task in spec.tasks for record in records]
         for split, records in (("train", splits.train), ("validation", splits.validation))
     }
-    train = tokenise(examples["train"], tokenizer, spec.sequence_length)
-    validation = tokenise(_spread(examples["validation"], VALIDATION_EXAMPLES), tokenizer, spec.sequence_length)
+    length = min(spec.sequence_length, context_length(spec.model))
+    train = tokenise(examples["train"], tokenizer, length)
+    validation = tokenise(_spread(examples["validation"], VALIDATION_EXAMPLES), tokenizer, length)
 
     base, masks = model_to_train(spec, place, meter, store.scratch_folder(stage_id))
     audited = audit(base, precision)
     torch.manual_seed(spec.seed)  # the same adapter on every rank, whatever loading drew
     model = _trainable(base, spec, masks)
-    trainer = _Trainer(model, spec, place, tokenizer.pad_token_id, len(train))
+    trainer = _Trainer(model, spec, place, tokenizer.pad_token_id, length, len(train))
     try:
         epochs = [_one_epoch(trainer, epoch, batches, validation, meter) for epoch, batches in _epochs(train, spec)]
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -144,12 +145,12 @@ class _Trainer:
     the result of a fine-tuning does not depend on the number of workers.
     """
 
-    def __init__(self, model: Any, spec: FinetuneSpec, place: Place, pad_id: int, examples: int) -> None:
+    def __init__(self, model: Any, spec: FinetuneSpec, place: Place, pad_id: int, length: int, examples: int) -> None:
         import deepspeed
         import torch
         from transformers import get_cosine_schedule_with_warmup
 
-        self._place, self._pad_id = place, pad_id
+        self._place, self._pad_id, self._length = place, pad_id, length
         share = spec.batch_size // place.world_size
         self._micro = min(spec.micro_batch_size or share, share)
         self._accumulate = share // self._micro
@@ -204,7 +205,7 @@ class _Trainer:
         """Cross-entropy summed over the target tokens, in nats."""
         from torch.nn.functional import cross_entropy
 
-        ids, attention, labels = (t.to(self._engine.device) for t in pad_right(tokens, self._pad_id))
+        ids, attention, labels = (t.to(self._engine.device) for t in pad_right(tokens, self._pad_id, self._length))
         logits = self._engine(input_ids=ids, attention_mask=attention).logits
         return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), reduction="sum")
 

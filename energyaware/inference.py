@@ -16,7 +16,7 @@ from energyaware.assemble import model_to_serve, plain
 from energyaware.batches import pad_left, tokenise_prompts
 from energyaware.errors import StageError
 from energyaware.masks import achieved_sparsity
-from energyaware.models import audit, load_tokenizer
+from energyaware.models import audit, context_length, load_tokenizer
 from energyaware.precision import PRECISIONS
 from energyaware.rows import Row
 from energyaware.serving import choose, generate, prefill
@@ -82,6 +82,12 @@ class _Desk:
             [*ids, tokenizer.eos_token_id]
             for ids in (tokenizer(self._labels, add_special_tokens=False)["input_ids"] if self._labels else [])
         ]
+        answer = spec.max_new_tokens if task.generates else max(map(len, self._label_ids))
+        self._prompt_length = min(spec.sequence_length, context_length(spec.model) - answer)
+        if self._prompt_length < 1:
+            raise StageError(
+                f"{task.name}: answers of {answer} tokens leave no room for a prompt in the model's context"
+            )
 
     def evaluate(self, place: Place) -> list[Row]:
         """Rows of the task's quality on the test split, computed over all ranks."""
@@ -122,7 +128,7 @@ class _Desk:
         """The batch of requests that this rank is measured on: ids and attention, (batch_size, length)."""
         mine = self._test[place.rank :: place.world_size] or self._test
         wanted = [mine[index % len(mine)].prompt for index in range(self._spec.batch_size)]
-        return self._padded(tokenise_prompts(wanted, self._tokenizer, self._spec.sequence_length))
+        return self._padded(tokenise_prompts(wanted, self._tokenizer, self._prompt_length))
 
     def read(self, ids: Tensor, attention: Tensor) -> None:
         """The part of a request before its first new token: prefill, and for labels the whole answer."""

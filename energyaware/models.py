@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +39,14 @@ def locate(model: ModelRef) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": model.location}
 
 
+def context_length(model: ModelRef) -> int:
+    """Tokens that the model has positions for; a very large number where it does not say."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(**locate(model), trust_remote_code=model.trust_remote_code)
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize
+
+
 def load_tokenizer(model: ModelRef) -> Any:
     """The model's tokenizer, with a padding token (the end-of-text token where it has none)."""
     from transformers import AutoTokenizer
@@ -53,15 +62,17 @@ def load_model(model: ModelRef, precision: Precision, device: Device, folder: Pa
 
     `folder` holds plain weights to load in place of the base model's: pruned, or fine-tuned in full.
     """
+    import torch
     from transformers import AutoModelForCausalLM
 
+    index = torch.cuda.current_device() if device == "cuda" else None
     where = locate(model) if folder is None else {"pretrained_model_name_or_path": str(folder)}
     loaded = AutoModelForCausalLM.from_pretrained(
         **where,
         **precision.load_arguments(),
         use_safetensors=True,
         trust_remote_code=model.trust_remote_code,
-        device_map={"": device},
+        device_map={"": torch.device(device, index) if index is not None else device},
     )
     precision.after_load(loaded)
     loaded.config.use_cache = True

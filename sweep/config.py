@@ -205,8 +205,8 @@ class Resources(_Part):
     """Worker processes of a trial, one per GPU."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     """CPU cores a worker holds."""
-    gpus_per_worker: Annotated[int, Field(ge=0)] | None = None
-    """GPUs a worker holds. Default: 1 on cuda, 0 on cpu."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
+    """GPUs a worker holds, 0 or 1. Default: 1 on cuda, 0 on cpu, where it could be held without computing on it."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """What workers compute on; auto takes cuda where this machine has an NVIDIA driver."""
 

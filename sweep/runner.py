@@ -103,7 +103,7 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any)
     if not left:
         return Ended(0, interrupted=False)
     _require_run_extra()
-    return _run_stages(sweep, plan, left, store, device, address, console)
+    return _run_stages(sweep, plan, left, store, device, address, console, source)
 
 
 def _require_run_extra() -> None:
@@ -120,6 +120,7 @@ def _run_stages(
     device: Device,
     address: str,
     console: Console,
+    source: Any,
 ) -> Ended:
     """Join Ray and dispatch; the only part that needs the `run` extra."""
     from cluster.connect import join
@@ -136,7 +137,10 @@ def _run_stages(
         from sweep.schedule import StageSearcher, dispatch
         from sweep.stage_actor import Job
 
-        meters = start_meters(sweep.energy)
+        try:
+            meters = start_meters(sweep.energy)
+        except InputError as problem:  # the meter knows the field, and not which file it came from
+            raise InputError(source, problem.field, problem.problem) from None
         _prepare_models(left, meters, console)
         job = Job(
             sweep=sweep.name,

@@ -104,7 +104,7 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
                     attempt.stage.stage_id,
                     attempt.number,
                     tuple(gang.on_node(node_id, gang.pids)),
-                    tuple(gpu for gpus in gang.on_node(node_id, gang.gpu_ids) for gpu in gpus),
+                    gang.gpus_on_node(node_id),
                 )
             return attempt.stage.stage_id, attempt.stage.spec, rank, GangMeter(windows), self._job.store
 

@@ -146,7 +146,7 @@ def serve(gang, spec, store, pruning):
     inference = InferenceSpec(
         model=spec.model, data=spec.data, tasks=spec.tasks, finetuned=stage_id(spec), finetune_method=spec.method,
         finetune_precision=spec.precision, precision=spec.precision, pruning=pruning, batch_size=4,
-        sequence_length=64, max_new_tokens=6, test_examples=None, min_window_s=0.05, seed=0,
+        sequence_length=spec.sequence_length, max_new_tokens=6, test_examples=None, min_window_s=0.05, seed=0,
     )  # fmt: skip
     name = stage_id(inference)
     with store.scratch(name):
@@ -160,6 +160,14 @@ def test_pruning_after_fine_tuning_is_carried_out_by_the_inference(finetune, gan
     served = serve(gang_of(2), spec, store, after)
     assert served.columns["sparsity_achieved"] == served.columns["sparsity_target"] == 0.5
     assert served.columns["pruned_layers"] == 14
+
+
+@pytest.mark.parametrize("sequence_length", [4096, 256])
+def test_tickets_longer_than_the_models_context_lose_their_start(finetune, gang_of, tmp_path, sequence_length):
+    data = files_ref(save_tickets(tmp_path / "long.jsonl", noise_words=400), columns=COLUMNS)
+    outcome, _, spec, store = finetune(data=data, sequence_length=sequence_length, steps=2)
+    assert math.isfinite(losses(outcome)[-1])
+    assert all(row["examples"] for row in serve(gang_of(2), spec, store, DENSE).quality)
 
 
 def test_a_loss_that_is_no_number_is_diverged_and_leaves_no_artifact(finetune, base):

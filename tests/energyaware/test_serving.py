@@ -120,7 +120,9 @@ def test_ranks_share_a_batch_without_loss(tokens):
 
 
 def test_only_targets_are_labels(tokens):
-    ids, attention, labels = pad_right(tokens[:5], pad_id=0)
-    assert ids.shape == attention.shape == labels.shape
+    ids, attention, labels = pad_right(tokens[:5], pad_id=0, at_most=32)
+    assert ids.shape == attention.shape == labels.shape == (5, 16)
+    longest = max(len(item.ids) for item in tokens[:5])
+    assert pad_right(tokens[:5], pad_id=0, at_most=longest)[0].shape == (5, longest)
     assert (labels != -100).sum(-1).tolist() == [item.targets for item in tokens[:5]]
     assert attention.sum(-1).tolist() == [len(item.ids) for item in tokens[:5]]
