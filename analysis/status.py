@@ -69,7 +69,7 @@ def status(results: Results) -> Status:
         time_left_s=_time_left_s(left, durations),
         useful_energy_j=_known_sum(useful["energy_j"]),
         lost_energy_j=_known_sum(lost["energy_j"]),
-        idle_energy_j=_known_sum(idle["energy_j"]),
+        idle_energy_j=_known_sum(idle["energy_j"]) if idle.height else None,
         unknown_energy_attempts=spent["energy_j"].null_count(),
         energy=_kind_of_energy(set(spent["measured"].drop_nulls())),
         duration_s=float(spent["duration_s"].sum()),

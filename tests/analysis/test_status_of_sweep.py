@@ -106,7 +106,7 @@ def test_nothing_run_yet(tmp_path):
     lab.finetune(run=False)
     lab.inference("a", run=False)
     now = status(lab.results())
-    assert (now.useful_energy_j, now.lost_energy_j, now.energy, now.duration_s) == (None, None, None, 0.0)
+    assert (now.useful_energy_j, now.lost_energy_j, now.energy, now.duration_s) == (0.0, 0.0, None, 0.0)
     assert (now.left, now.time_left_s, now.failed) == (2, None, [])
 
 
