@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Final
 
 import polars as pl
-import pyarrow as pa
 
 from energyaware.errors import InputError
-from energyaware.rows import PLAN, SCHEMA_VERSION, TABLES
+from energyaware.rows import COLUMNS, SCHEMA_VERSION
 
-_SCHEMAS: Final[dict[str, pa.Schema]] = {"plan": PLAN, **TABLES}
+_TYPES: Final[dict[str, pl.DataType]] = {
+    "text": pl.String(),
+    "texts": pl.List(pl.String),
+    "int": pl.Int64(),
+    "float": pl.Float64(),
+    "flag": pl.Boolean(),
+    "time": pl.Datetime("us", "UTC"),
+}
 
 _KEYS: Final[dict[str, list[str]]] = {
     "plan": ["stage_id"],
@@ -56,7 +62,7 @@ class Results:
 
     def tables(self) -> dict[str, pl.LazyFrame]:
         """The tables by name."""
-        return {name: getattr(self, name) for name in _SCHEMAS}
+        return {name: getattr(self, name) for name in COLUMNS}
 
 
 def load(folder: str | Path) -> Results:
@@ -68,9 +74,10 @@ def load(folder: str | Path) -> Results:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(folder, "", "there is no such results folder")
-    found = {name: sorted(_files(folder, name)) for name in _SCHEMAS}
+    found = {name: sorted(_files(folder, name)) for name in COLUMNS}
     if not any(found.values()):
-        raise InputError(folder, "", f"holds no results: no plan.parquet and no files under {', '.join(TABLES)}")
+        folders = ", ".join(name for name in COLUMNS if name != "plan")
+        raise InputError(folder, "", f"holds no results: no plan.parquet and no files under {folders}")
     problems: list[str] = []
     tables = {name: _table(folder, name, files, problems) for name, files in found.items()}
     return Results(folder=folder, has_plan=_has_rows(tables["plan"]), problems=problems, **tables)
@@ -146,7 +153,7 @@ def _fault(table: str, file: Path) -> str | None:
 
 
 def _schema(table: str) -> pl.Schema:
-    return pl.Schema(_SCHEMAS[table])
+    return pl.Schema({column.name: _TYPES[column.kind] for column in COLUMNS[table]})
 
 
 def _has_rows(frame: pl.LazyFrame) -> bool:

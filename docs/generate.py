@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-import pyarrow as pa
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from energyaware.precision import PRECISIONS
 from energyaware.pruning import PRUNERS
-from energyaware.rows import PLAN, SCHEMA_VERSION, TABLES
+from energyaware.rows import COLUMNS, SCHEMA_VERSION
 from energyaware.tasks import TASKS
 from sweep.config import PruningChoice, Sweep
 
 DOCS = Path(__file__).parent
+
+TYPES = {"texts": "list of text", "flag": "bool"}
 
 PLACES = {
     "plan": "plan.parquet",
@@ -40,9 +41,9 @@ def tables() -> str:
         "Joules are those of the machines; PUE is applied to carbon only. All, and the computed table `ranking`,",
         "can be asked in SQL: `energyaware query DIR SQL`.",
     ]  # fmt: skip
-    for name, schema in {"plan": PLAN, **TABLES}.items():
+    for name, columns in COLUMNS.items():
         lines += ["", f"## {name}", "", f"`{PLACES[name]}`", "", "| column | type | meaning |", "|---|---|---|"]
-        lines += [f"| {field.name} | {_type(field.type)} | {field.metadata[b'doc'].decode()} |" for field in schema]
+        lines += [f"| {column.name} | {TYPES.get(column.kind, column.kind)} | {column.doc} |" for column in columns]
     return "\n".join(lines) + "\n"
 
 
@@ -101,12 +102,6 @@ def _default(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return "" if value in (None, "", {}) else f"{value:g}" if isinstance(value, float) else str(value).lower()
-
-
-def _type(kind: pa.DataType) -> str:
-    return {"double": "float", "bool": "bool", "string": "text", "int64": "int"}.get(str(kind), str(kind)).replace(
-        "list<item: string>", "list of text"
-    )
 
 
 PAGES = {"tables.md": tables, "sweep-file.md": sweep_file}

@@ -16,8 +16,9 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from energyaware.arrow import to_table
 from energyaware.errors import InputError
-from energyaware.rows import PLAN, TABLES, Row, to_table
+from energyaware.rows import Row
 
 INCOMING: Final = ".incoming"
 """Folder of unfinished writes, on the same file system, hidden from every glob."""
@@ -49,16 +50,16 @@ class Store:
 
     def commit_stage(self, row: Row) -> None:
         """Write the row that says the stage is finished. Call it last."""
-        self._write(f"stages/{row['kind']}/{row['stage_id']}.parquet", to_table(TABLES["stages"], [row]))
+        self._write(f"stages/{row['kind']}/{row['stage_id']}.parquet", to_table("stages", [row]))
 
     def write_rows(self, table: str, name: str, rows: list[Row]) -> None:
         """Write one file of rows of attempts, epochs, quality or energy; no rows, no file."""
         if rows:
-            self._write(f"{table}/{name}.parquet", to_table(TABLES[table], rows))
+            self._write(f"{table}/{name}.parquet", to_table(table, rows))
 
     def write_plan(self, rows: list[Row]) -> None:
         """Replace the record of what is asked for now."""
-        self._write("plan.parquet", to_table(PLAN, rows))
+        self._write("plan.parquet", to_table("plan", rows))
 
     def finished(self) -> frozenset[str]:
         """Ids of the stages whose row is there."""

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from analysis import Results, load
-from energyaware import rows
+from energyaware.arrow import SCHEMAS, to_table
+from energyaware.rows import Row
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 GOOD = {"root_cause": {"accuracy": 0.8}}
@@ -17,10 +18,10 @@ GOOD = {"root_cause": {"accuracy": 0.8}}
 Quality = dict[str, dict[str, float | None]]
 
 
-def write(file: Path, schema: Any, *content: rows.Row) -> Path:
+def write(file: Path, table: str, *content: Row) -> Path:
     """Write one Parquet file of our tables."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(rows.to_table(schema, list(content)), file)
+    pq.write_table(to_table(table, list(content)), file)
     return file
 
 
@@ -30,7 +31,7 @@ class Lab:
 
     folder: Path
     planned: bool = True
-    plan: list[rows.Row] = field(default_factory=list)
+    plan: list[Row] = field(default_factory=list)
 
     def finetune(self, stage_id: str = "ft", *, energy_j: float | None = 1000.0, run: bool = True, **more: Any) -> str:
         """A fine-tuning that finished (or, `run=False`, one that is only planned)."""
@@ -57,7 +58,7 @@ class Lab:
                 for task, metrics in quality.items()
                 for metric, value in metrics.items()
             ]
-            write(self.folder / "quality" / f"{stage_id}-{row['attempt']}.parquet", rows.QUALITY, *graded)
+            write(self.folder / "quality" / f"{stage_id}-{row['attempt']}.parquet", "quality", *graded)
         return self._add(row, run)
 
     def attempt(self, stage_id: str, state: str, attempt: int = 1, **more: Any) -> None:
@@ -65,7 +66,7 @@ class Lab:
         planned = next((row for row in self.plan if row["stage_id"] == stage_id), {})
         row = {"stage_id": stage_id, "attempt": attempt, "state": state, "kept": state == "finished"} | _times(attempt)
         row |= {"kind": planned.get("kind"), "energy_j": 5.0, "measured": True, "settings": planned.get("settings")}
-        write(self.folder / "attempts" / f"{stage_id}-{attempt}.parquet", rows.ATTEMPTS, row | more)
+        write(self.folder / "attempts" / f"{stage_id}-{attempt}.parquet", "attempts", row | more)
 
     def infeasible(self, stage_id: str, reason: str) -> None:
         """Mark a planned stage as one that cannot run here."""
@@ -76,18 +77,20 @@ class Lab:
     def results(self) -> Results:
         """The folder, loaded."""
         if self.planned:
-            write(self.folder / "plan.parquet", rows.PLAN, *self.plan)
+            write(self.folder / "plan.parquet", "plan", *self.plan)
         return load(self.folder)
 
-    def _add(self, row: rows.Row, run: bool) -> str:
-        self.plan.append({name: row[name] for name in rows.PLAN.names if name in row} | {"state": "planned"})
+    def _add(self, row: Row, run: bool) -> str:
+        self.plan.append({name: row[name] for name in SCHEMAS["plan"].names if name in row} | {"state": "planned"})
         if run:
             file = self.folder / "stages" / row["kind"] / f"{row['stage_id']}.parquet"
-            write(file, rows.STAGES, {"state": "finished", **{k: v for k, v in row.items() if k in rows.STAGES.names}})
+            write(
+                file, "stages", {"state": "finished", **{k: v for k, v in row.items() if k in SCHEMAS["stages"].names}}
+            )
         return str(row["stage_id"])
 
 
-def _configuration(stage_id: str, kind: str, more: dict[str, Any]) -> rows.Row:
+def _configuration(stage_id: str, kind: str, more: dict[str, Any]) -> Row:
     row = {
         "stage_id": stage_id,
         "kind": kind,
@@ -114,10 +117,10 @@ def _configuration(stage_id: str, kind: str, more: dict[str, Any]) -> rows.Row:
     return row | {"settings": json.dumps(settings, sort_keys=True, separators=(",", ":"))}
 
 
-def _times(attempt: int) -> rows.Row:
+def _times(attempt: int) -> Row:
     started = START + timedelta(minutes=attempt)
     return {"started_at": started, "finished_at": started + timedelta(seconds=10), "duration_s": 10.0}
 
 
-def _realisation(row: rows.Row) -> str:
+def _realisation(row: Row) -> str:
     return "none" if row["pruning"] == "none" else "physical"

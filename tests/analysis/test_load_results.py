@@ -8,6 +8,7 @@ import pytest
 
 from analysis import load, ranking
 from energyaware import rows
+from energyaware.arrow import SCHEMAS
 from energyaware.errors import InputError
 from tests.analysis.builders import Lab, write
 
@@ -27,7 +28,7 @@ def test_every_table_has_its_schema_even_where_it_is_missing(lab):
     assert results.problems == []
     assert results.has_plan
     for name, frame in results.tables().items():
-        schema = rows.PLAN if name == "plan" else rows.TABLES[name]
+        schema = SCHEMAS[name]
         assert frame.collect_schema() == pl.DataFrame(schema.empty_table()).schema
     heights = {name: frame.collect().height for name, frame in results.tables().items()}
     assert heights == {"plan": 3, "stages": 3, "attempts": 1, "epochs": 0, "quality": 2, "energy": 0}
@@ -49,18 +50,18 @@ def test_a_plan_alone_is_a_folder_of_results(tmp_path):
 
 
 def torn(file: Path) -> None:
-    whole = write(file, rows.STAGES, {"stage_id": "torn", "kind": "inference"}).read_bytes()
+    whole = write(file, "stages", {"stage_id": "torn", "kind": "inference"}).read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
 
 
 def damaged_inside(file: Path) -> None:
-    whole = bytearray(write(file, rows.STAGES, {"stage_id": "torn", "kind": "inference"}).read_bytes())
+    whole = bytearray(write(file, "stages", {"stage_id": "torn", "kind": "inference"}).read_bytes())
     whole[4:400] = bytes(396)
     file.write_bytes(whole)
 
 
 def newer(file: Path) -> None:
-    write(file, rows.STAGES, {"stage_id": "new", "schema_version": rows.SCHEMA_VERSION + 1})
+    write(file, "stages", {"stage_id": "new", "schema_version": rows.SCHEMA_VERSION + 1})
 
 
 @pytest.mark.parametrize(
@@ -136,11 +137,11 @@ def test_an_older_schema_is_filled_with_null_and_integers_become_floats(lab):
     assert row["energy_j"] == 7.0
     assert isinstance(row["energy_j"], float)
     assert {name for name, value in row.items() if value is not None} == {"stage_id", "kind", "energy_j"}
-    assert list(row) == rows.STAGES.names
+    assert list(row) == SCHEMAS["stages"].names
 
 
 def test_a_stage_is_one_row_however_many_files_hold_it(lab):
-    compacted = pq.read_table(lab.folder / "stages" / "inference" / "a.parquet", schema=rows.STAGES)
+    compacted = pq.read_table(lab.folder / "stages" / "inference" / "a.parquet", schema=SCHEMAS["stages"])
     pq.write_table(compacted, lab.folder / "stages" / "all.parquet")
     stages = lab.results().stages.collect()
     assert sorted(stages["stage_id"]) == ["a", "b", "ft"]

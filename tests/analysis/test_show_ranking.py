@@ -9,7 +9,6 @@ from rich.console import Console
 
 from analysis import answer
 from analysis.show import as_csv, as_json, as_table
-from energyaware import rows
 from tests.analysis.builders import Lab, write
 
 PRUNED = {"pruning": "magnitude-50%", "pruning_applied": "after", "realisation": "simulated"}
@@ -106,7 +105,7 @@ def test_that_all_energy_is_estimated_is_said_above_the_table(tmp_path):
     text = printed(lab)
     assert text.index("all energy is estimated") < text.index("R = 0.5")
     window = {"stage_id": "a", "node": "n", "window": "decode", "component": "gpu", "energy_j": 1.0, "measured": True}
-    write(lab.folder / "energy" / "a-1.parquet", rows.ENERGY, window)
+    write(lab.folder / "energy" / "a-1.parquet", "energy", window)
     assert "all energy is estimated" not in printed(lab)
     assert "energy is estimated in part in every row" in printed(lab)
 

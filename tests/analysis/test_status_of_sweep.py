@@ -7,7 +7,6 @@ from rich.console import Console
 
 from analysis import status
 from analysis.status import STATES, as_json, as_table
-from energyaware import rows
 from tests.analysis.builders import Lab, write
 
 
@@ -43,7 +42,7 @@ def test_stages_are_counted_by_kind_and_state(lab):
 def test_joules_are_useful_lost_or_unknown(lab):
     write(
         lab.folder / "energy" / "idle.parquet",
-        rows.ENERGY,
+        "energy",
         {"node": "n", "window": "idle", "component": "cpu", "energy_j": 9.0},
         {"node": "n", "window": "idle", "component": "gpu", "energy_j": None, "reason": "not readable"},
         {"node": "n", "window": "train", "component": "gpu", "energy_j": 50.0, "stage_id": "good"},

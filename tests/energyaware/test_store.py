@@ -6,8 +6,9 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
+from energyaware.arrow import SCHEMAS, to_table
 from energyaware.errors import InputError
-from energyaware.rows import SCHEMA_VERSION, TABLES, to_table
+from energyaware.rows import SCHEMA_VERSION
 from energyaware.store import Store
 
 ROW = {"stage_id": "abc", "kind": "inference", "state": "finished", "attempt": 1, "device": "cpu"}
@@ -37,7 +38,7 @@ def test_a_committed_stage_is_finished_and_reads_back(store):
 def test_files_have_the_tables_schema(store):
     store.write_rows("energy", "abc-1", [{"stage_id": "abc", "window": "train", "energy_j": 1.5}])
     table = pq.read_table(store.root / "energy" / "abc-1.parquet")
-    assert table.schema.equals(TABLES["energy"])
+    assert table.schema.equals(SCHEMAS["energy"])
 
 
 def test_no_rows_no_file(store):
@@ -47,7 +48,7 @@ def test_no_rows_no_file(store):
 
 def test_unknown_columns_are_refused():
     with pytest.raises(KeyError, match="joules"):
-        to_table(TABLES["energy"], [{"joules": 1.0}])
+        to_table("energy", [{"joules": 1.0}])
 
 
 def test_attempts_are_counted(store):
