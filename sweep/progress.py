@@ -110,8 +110,12 @@ class Progress:
     def _picture(self) -> Group:
         with self._lock:
             table = Table.grid(padding=(0, 2))
-            for stage_id, (what, energy_j) in self._now.items():
-                table.add_row("  ", self._titles.get(stage_id, stage_id), what, f"{energy_j:,.0f} J")
+            for stage_id in self._running:
+                what, energy = "waiting for workers, or loading", ""
+                if stage_id in self._now:
+                    what, energy_j = self._now[stage_id]
+                    energy = f"{energy_j:,.0f} J"
+                table.add_row("  ", self._titles[stage_id], what, energy)
             failed = f", {self.failed} failed" if self.failed else ""
             head = Table.grid(padding=(0, 1))
             head.add_row(

@@ -159,19 +159,18 @@ def _run_stages(
 
         def listen(event: str, stage: PlannedStage, ended: Row) -> None:
             if event == "ended" and ended.get("unrecorded"):
-                record_lost(job, stage, ended["state"], ended["reason"])
+                _record_lost(job, stage, _collect_lost(job, stage), ended["state"], ended["reason"])
             progress(event, stage, ended)
 
         searcher = StageSearcher(left, listen)
         interrupted = False
-        with progress:
-            try:
+        try:
+            with progress:
                 dispatch(job, searcher)
-            except KeyboardInterrupt:
-                interrupted = True
-        if interrupted:
-            console.print("[yellow]interrupted[/]: recording what was running")
-        _close_accounts(job, searcher, interrupted=interrupted)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            _close_accounts(job, searcher)  # whatever went wrong: a closed terminal fails in what is printed
     return Ended(progress.failed, interrupted)
 
 
@@ -197,31 +196,38 @@ def _prepare_models(left: tuple[PlannedStage, ...], meters: dict[str, Any], cons
         )
 
 
-def _close_accounts(job: Job, searcher: StageSearcher, *, interrupted: bool) -> None:
+def _close_accounts(job: Job, searcher: StageSearcher) -> None:
     """Record what was running when the run was stopped, and the nodes' idle time."""
     import ray
 
     finished = job.store.finished()
     for stage in searcher.running:
-        if stage.stage_id not in finished:
-            record_lost(job, stage, "interrupted" if interrupted else "failed", "the run was stopped")
+        energy = _collect_lost(job, stage)
+        if energy and stage.stage_id not in finished:  # without a window it was waiting for workers, or loading
+            _record_lost(job, stage, energy, "interrupted", "the run was stopped")
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     for number, meter in enumerate(job.meters.values()):
         job.store.write_rows("energy", f"idle-{stamp}-{number}", ray.get(meter.collect_idle.remote()))
         ray.get(meter.shut.remote())
 
 
-def record_lost(job: Job, stage: PlannedStage, state: str, reason: str) -> None:
-    """Record an attempt whose actor can no longer do so: what the meters know of it."""
+def _collect_lost(job: Job, stage: PlannedStage) -> list[Row]:
+    """What the meters know of an attempt whose actor can no longer ask them."""
     import ray
-
-    from sweep.record import Attempt, record_unfinished
 
     number = job.attempts.get(stage.stage_id, 0) + 1
     rows = ray.get([meter.collect.remote(stage.stage_id, number, kept=False) for meter in job.meters.values()])
-    energy = [row for node_rows in rows for row in node_rows]
-    now = datetime.now(UTC)
-    attempt = Attempt(stage, number, job.workers, (), min((row["started_at"] for row in energy), default=now))
+    return [row for node_rows in rows for row in node_rows]
+
+
+def _record_lost(job: Job, stage: PlannedStage, energy: list[Row], state: str, reason: str) -> None:
+    """Record an attempt whose actor can no longer do so."""
+    from sweep.record import Attempt, record_unfinished
+
+    number = job.attempts.get(stage.stage_id, 0) + 1
+    started_at = min((row["started_at"] for row in energy), default=datetime.now(UTC))
+    nodes = tuple(dict.fromkeys(row["node"] for row in energy))
+    attempt = Attempt(stage, number, job.workers, nodes, started_at)
     record_unfinished(job.store, attempt, energy, state=state, reason=reason)
 
 
@@ -241,13 +247,17 @@ def _asked(sweep: Sweep) -> str:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Take a request to end (SIGTERM) as Ctrl-C is taken; to be entered after Ray has set its own handler."""
+    """Take a request to end (SIGTERM) and a closed terminal (SIGHUP) as Ctrl-C is taken.
+
+    To be entered after Ray has set its own handlers.
+    """
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

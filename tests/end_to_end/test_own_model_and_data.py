@@ -1,5 +1,6 @@
 """A user's whole way: own GPT-2 folder, own JSONL, through the command line, as real processes."""
 
+import contextlib
 import csv
 import io
 import json
@@ -263,3 +264,31 @@ def test_a_diverged_fine_tuning_is_no_result_and_blocks_what_needs_it(home):
     answer = json.loads(energyaware("rank", results, "--format", "json", cwd=home).stdout)
     assert answer["rows"] == []
     assert {row["state"] for row in answer["left_out"] if row["precision"] == "fp32"} == {"blocked"}
+
+
+def kill_one(process, title, deadline):
+    """SIGKILL the first descendant with that title; Ray names its processes after what they do."""
+    while time.monotonic() < deadline:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if child.cmdline()[:1] == [title]:
+                    child.kill()
+                    return
+        time.sleep(0.05)
+    raise AssertionError(f"no process {title}")
+
+
+@pytest.mark.parametrize("victim", ["ray::Worker.run", "ray::ResourceTrainable.train"])
+def test_a_killed_process_costs_its_stage_and_no_other(home, victim):
+    name = victim.rpartition(".")[2]
+    results = home / "results" / name
+    sweep = SWEEP.replace("[fp32, fp16]", "[fp32, bf16]").replace("[none, magnitude-2:4]", "none")
+    (home / f"{name}.yaml").write_text(sweep.replace("steps: 6", "steps: 300"))
+    with subprocess.Popen([COMMAND, "run", f"{name}.yaml"], cwd=home, stderr=subprocess.PIPE, text=True) as process:
+        kill_one(process, victim, time.monotonic() + 120)
+        _, errors = process.communicate(timeout=250)
+    assert process.returncode == 1, errors
+    states = sorted(row["state"] for row in rows(results, "attempts"))
+    assert states == ["failed", "finished", "finished"], errors
+    failed = next(row for row in rows(results, "attempts") if row["state"] == "failed")
+    assert "died" in failed["reason"]
