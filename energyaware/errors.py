@@ -2,7 +2,6 @@
 
 EnergyawareError
 ├── InputError         the user's file, data or arguments: one line, exit code 2, before anything starts
-├── Infeasible         this setting cannot run here, with the reason
 └── StageError         a stage ended without a result; `state` is what its attempt is recorded as
     ├── Diverged       loss became NaN or infinite
     └── AuditError     a setting did not do what its name says (unquantised layers, lost mask)
@@ -30,10 +29,6 @@ class InputError(EnergyawareError):
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
         return type(self), (self.source, self.field, self.problem)
-
-
-class Infeasible(EnergyawareError):
-    """A configuration that cannot run on this machine."""
 
 
 class StageError(EnergyawareError):

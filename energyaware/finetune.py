@@ -19,7 +19,7 @@ from energyaware.batches import (
 )
 from energyaware.errors import Diverged
 from energyaware.lora import add_adapter
-from energyaware.masks import Masks, achieved_sparsity, keep_through_training, save_masks
+from energyaware.masks import Masks, achieved_sparsity, keep_through_training, pruning_columns, save_masks
 from energyaware.models import audit, context_length, load_tokenizer
 from energyaware.precision import PRECISIONS
 from energyaware.rows import Row
@@ -57,12 +57,12 @@ def finetune(stage_id: str, spec: FinetuneSpec, place: Place, meter: Meter, stor
         split: [TASKS[task].example(record) for task in spec.tasks for record in records]
         for split, records in (("train", splits.train), ("validation", splits.validation))
     }
-    length = min(spec.sequence_length, context_length(spec.model))
+    base, masks = model_to_train(spec, place, meter, store.scratch_folder(stage_id))
+    audited = audit(base, precision)
+    length = min(spec.sequence_length, context_length(base))
     train = tokenise(examples["train"], tokenizer, length)
     validation = tokenise(_spread(examples["validation"], VALIDATION_EXAMPLES), tokenizer, length)
 
-    base, masks = model_to_train(spec, place, meter, store.scratch_folder(stage_id))
-    audited = audit(base, precision)
     torch.manual_seed(spec.seed)  # the same adapter on every rank, whatever loading drew
     model = _trainable(base, spec, masks)
     trainer = _Trainer(model, spec, place, tokenizer.pad_token_id, length, len(train))
@@ -71,13 +71,8 @@ def finetune(stage_id: str, spec: FinetuneSpec, place: Place, meter: Meter, stor
         trained = [p for p in model.parameters() if p.requires_grad]
         columns: Row = {
             "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trained),
-            "pruned_layers": len(masks),
-            "sparsity_target": spec.pruning.sparsity if masks else 0.0,
-            "realisation": "simulated" if masks else "none",
-            "eligible_layers": audited.eligible_layers,
-            "quantised_layers": audited.quantised_layers,
-            "skipped_layers": list(audited.skipped_layers),
-            "weight_bytes": audited.weight_bytes,
+            **pruning_columns(masks, spec.pruning),
+            **audited.columns,
         }
         with trainer.gathered():
             if place.rank == 0:

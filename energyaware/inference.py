@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from energyaware.assemble import model_to_serve, plain
 from energyaware.batches import pad_left, tokenise_prompts
 from energyaware.errors import StageError
-from energyaware.masks import achieved_sparsity
+from energyaware.masks import achieved_sparsity, pruning_columns
 from energyaware.models import audit, context_length, load_tokenizer
 from energyaware.precision import PRECISIONS
 from energyaware.rows import Row
@@ -50,14 +50,9 @@ def infer(stage_id: str, spec: InferenceSpec, place: Place, meter: Meter, store:
     model.eval()
     audited = audit(plain(model), PRECISIONS[spec.precision])
     columns: Row = {
-        "pruned_layers": len(masks),
-        "sparsity_target": spec.pruning.sparsity if masks else 0.0,
+        **pruning_columns(masks, spec.pruning),
+        **audited.columns,
         "sparsity_achieved": achieved_sparsity(plain(model), masks),
-        "realisation": "simulated" if masks else "none",
-        "eligible_layers": audited.eligible_layers,
-        "quantised_layers": audited.quantised_layers,
-        "skipped_layers": list(audited.skipped_layers),
-        "weight_bytes": audited.weight_bytes,
     }
     test = splits.test[: spec.test_examples]
     desks = [_Desk(TASKS[name], splits.train, test, model, tokenizer, spec) for name in spec.tasks]
@@ -83,7 +78,7 @@ class _Desk:
             for ids in (tokenizer(self._labels, add_special_tokens=False)["input_ids"] if self._labels else [])
         ]
         answer = spec.max_new_tokens if task.generates else max(map(len, self._label_ids))
-        self._prompt_length = min(spec.sequence_length, context_length(spec.model) - answer)
+        self._prompt_length = min(spec.sequence_length, context_length(plain(model)) - answer)
         if self._prompt_length < 1:
             raise StageError(
                 f"{task.name}: answers of {answer} tokens leave no room for a prompt in the model's context"

@@ -13,6 +13,7 @@ from energyaware.errors import AuditError
 from energyaware.layers import dense_weight, eligible_layers, is_transposed, layer_named, weight_matrix
 from energyaware.pruning import PRUNERS
 from energyaware.pruning.patterns import make_pattern
+from energyaware.rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +76,15 @@ def achieved_sparsity(model: Any, masks: Masks) -> float:
         removed += int(gone.sum())
         total += mask.numel()
     return removed / total if total else 0.0
+
+
+def pruning_columns(masks: Masks, pruning: Pruning) -> Row:
+    """What the masks mean, as columns of the stage's row; so far every pruning is zeros on dense kernels."""
+    return {
+        "pruned_layers": len(masks),
+        "sparsity_target": pruning.sparsity if masks else 0.0,
+        "realisation": "simulated" if masks else "none",
+    }
 
 
 def save_masks(masks: Masks, folder: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from energyaware.errors import AuditError
 from energyaware.layers import eligible_layers, is_quantised
+from energyaware.rows import Row
 
 if TYPE_CHECKING:
     from energyaware.precision import Device, Precision
@@ -27,6 +28,11 @@ class Audit:
     skipped_layers: tuple[str, ...]
     weight_bytes: int
 
+    @property
+    def columns(self) -> Row:
+        """As columns of the stage's row."""
+        return {**asdict(self), "skipped_layers": list(self.skipped_layers)}
+
 
 def locate(model: ModelRef) -> dict[str, Any]:
     """Arguments of `from_pretrained` that name the model and pin its revision."""
@@ -39,12 +45,9 @@ def locate(model: ModelRef) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": model.location}
 
 
-def context_length(model: ModelRef) -> int:
+def context_length(model: Any) -> int:
     """Tokens that the model has positions for; a very large number where it does not say."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(**locate(model), trust_remote_code=model.trust_remote_code)
-    return getattr(config, "max_position_embeddings", None) or sys.maxsize
+    return getattr(model.config, "max_position_embeddings", None) or sys.maxsize
 
 
 def load_tokenizer(model: ModelRef) -> Any:

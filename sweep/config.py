@@ -1,7 +1,7 @@
 """The sweep file as a frozen tree. It refuses unknown keys; validation touches neither network nor environment."""
 
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -297,6 +297,3 @@ class Sweep(_Part):
             data = data.model_copy(update=files)
         models = tuple(model.model_copy(update={"folder": absolute(model.folder)}) for model in self.model)
         return self.model_copy(update={"data": data, "model": models})
-
-
-FIELDS: Final = tuple(Sweep.model_fields)

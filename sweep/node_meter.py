@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -113,6 +113,12 @@ class StageWindows:
     def close(self, token: int) -> None:
         """Close it."""
         ray.get(self.meter.close.remote(token))
+
+
+def collect(meters: Iterable[Any], stage_id: str, attempt: int, *, kept: bool) -> list[Row]:
+    """Rows of all windows of an attempt on these meters' nodes, which the meters then forget."""
+    rows = ray.get([meter.collect.remote(stage_id, attempt, kept=kept) for meter in meters])
+    return [row for node_rows in rows for row in node_rows]
 
 
 def start_meters(energy: Energy) -> dict[str, Any]:

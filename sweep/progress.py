@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any, Final
 
 import ray
@@ -27,20 +28,16 @@ class Progress:
     On a terminal a live picture; elsewhere one line per event.
     """
 
-    def __init__(self, total: int, done: int, titles: dict[str, str], meters: dict[str, Any], console: Console) -> None:
-        self._total, self._done, self._failed, self._blocked = total, done, 0, 0
-        self._titles, self._meters, self._console = titles, meters, console
-        self._left: dict[str, str] = {}
+    def __init__(self, total: int, left: Collection[PlannedStage], meters: dict[str, Any], console: Console) -> None:
+        self._total, self._done, self._failed, self._blocked = total, total - len(left), 0, 0
+        self._meters, self._console = meters, console
+        self._left = {stage.stage_id: stage for stage in left}
         self._durations: dict[str, list[float]] = defaultdict(list)
         self._energy_j, self._measured = 0.0, True
         self._running: dict[str, float] = {}
         self._now: dict[str, tuple[str, float]] = {}
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._live: Live | None = None
-
-    def expect(self, stages: tuple[PlannedStage, ...]) -> None:
-        """Say what is going to run."""
-        self._left = {stage.stage_id: stage.spec.kind for stage in stages}
 
     @property
     def failed(self) -> int:
@@ -101,11 +98,12 @@ class Progress:
     def _time_left_s(self) -> float | None:
         """Median time of finished stages of each kind, for all that are left, over as many at once as run now."""
         known = {kind: statistics.median(times) for kind, times in self._durations.items()}
-        if any(kind not in known for kind in self._left.values()):
+        kinds = {stage_id: stage.spec.kind for stage_id, stage in self._left.items()}
+        if any(kind not in known for kind in kinds.values()):
             return None
         now = time.monotonic()
-        spent = sum(min(now - since, known[self._left[stage]]) for stage, since in self._running.items())
-        return max(0.0, sum(known[kind] for kind in self._left.values()) - spent) / max(1, len(self._now))
+        spent = sum(min(now - since, known[kinds[stage_id]]) for stage_id, since in self._running.items())
+        return max(0.0, sum(known[kind] for kind in kinds.values()) - spent) / max(1, len(self._now))
 
     def _picture(self) -> Group:
         with self._lock:
@@ -115,7 +113,7 @@ class Progress:
                 if stage_id in self._now:
                     what, energy_j = self._now[stage_id]
                     energy = f"{energy_j:,.0f} J"
-                table.add_row("  ", self._titles[stage_id], what, energy)
+                table.add_row("  ", self._left[stage_id].title, what, energy)
             failed = f", {self.failed} failed" if self.failed else ""
             head = Table.grid(padding=(0, 1))
             head.add_row(

@@ -56,9 +56,7 @@ def check(sweep: Sweep, store: Store, device: Device, address: str, source: Any)
         InputError: data that cannot be used, resources that this machine lacks, results measured on another device.
     """
     load_splits(data_ref(sweep), sweep.tasks)
-    if any_finished := next(
-        iter(store.finished()), None
-    ):  # one stands for all: this check keeps a folder to one device
+    for any_finished in list(store.finished())[:1]:  # one stands for all: this check keeps a folder to one device
         measured_on = store.stage_row(any_finished)["device"]
         if measured_on != device:
             problem = f"holds stages measured on {measured_on}; this run would measure on {device}: use --results"
@@ -152,10 +150,7 @@ def _run_stages(
             meters=meters,
             pue=sweep.energy.pue,
         )
-        progress = Progress(
-            feasible, feasible - len(left), {stage.stage_id: stage.title for stage in left}, meters, console
-        )
-        progress.expect(left)
+        progress = Progress(feasible, left, meters, console)
 
         def listen(event: str, stage: PlannedStage, ended: Row) -> None:
             if event == "ended" and ended.get("unrecorded"):
@@ -213,21 +208,18 @@ def _close_accounts(job: Job, searcher: StageSearcher) -> None:
 
 def _collect_lost(job: Job, stage: PlannedStage) -> list[Row]:
     """What the meters know of an attempt whose actor can no longer ask them."""
-    import ray
+    from sweep.node_meter import collect
 
-    number = job.attempts.get(stage.stage_id, 0) + 1
-    rows = ray.get([meter.collect.remote(stage.stage_id, number, kept=False) for meter in job.meters.values()])
-    return [row for node_rows in rows for row in node_rows]
+    return collect(job.meters.values(), stage.stage_id, job.next_attempt(stage), kept=False)
 
 
 def _record_lost(job: Job, stage: PlannedStage, energy: list[Row], state: str, reason: str) -> None:
     """Record an attempt whose actor can no longer do so."""
     from sweep.record import Attempt, record_unfinished
 
-    number = job.attempts.get(stage.stage_id, 0) + 1
     started_at = min((row["started_at"] for row in energy), default=datetime.now(UTC))
     nodes = tuple(dict.fromkeys(row["node"] for row in energy))
-    attempt = Attempt(stage, number, job.workers, nodes, started_at)
+    attempt = Attempt(stage, job.next_attempt(stage), job.workers, nodes, started_at)
     record_unfinished(job.store, attempt, energy, state=state, reason=reason)
 
 

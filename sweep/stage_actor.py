@@ -17,7 +17,7 @@ from energyaware.rows import Row
 from energyaware.spec import StageSpec
 from energyaware.stage import Outcome, run_stage, warm_up
 from energyaware.store import Store
-from sweep.node_meter import StageWindows
+from sweep.node_meter import StageWindows, collect
 from sweep.plan import PlannedStage
 from sweep.record import Attempt, record_finished, record_unfinished
 
@@ -34,6 +34,10 @@ class Job:
     resources: WorkerResources
     meters: dict[str, Any]
     pue: float
+
+    def next_attempt(self, stage: PlannedStage) -> int:
+        """Number of the attempt that this run makes of a stage."""
+        return self.attempts.get(stage.stage_id, 0) + 1
 
 
 class StageTrainable(tune.Trainable):  # type: ignore[misc]
@@ -52,7 +56,7 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
     def step(self) -> Row:
         """Run the stage to its end, whatever that is."""
         job, stage = self._job, self._job.stages[self._stage_id]
-        number = job.attempts.get(stage.stage_id, 0) + 1
+        number = job.next_attempt(stage)
         started_at = datetime.now(UTC)
         attempt = Attempt(stage, number, job.workers, (), started_at)
         try:
@@ -112,10 +116,8 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _collect(self, gang: Gang | None, attempt: Attempt, *, kept: bool) -> list[Row]:
         nodes = set(gang.node_ids) if gang else set(self._job.meters)
-        rows = ray.get(
-            [self._job.meters[node].collect.remote(attempt.stage.stage_id, attempt.number, kept=kept) for node in nodes]
-        )
-        return [row for node_rows in rows for row in node_rows]
+        meters = [self._job.meters[node] for node in nodes]
+        return collect(meters, attempt.stage.stage_id, attempt.number, kept=kept)
 
     def _record_failure(self, attempt: Attempt, problem: Exception) -> Row:
         cause = getattr(problem, "cause", None) or problem
