@@ -10,7 +10,8 @@ demo: $(VENV)/.run
 	$(BIN)/energyaware run $(QUICKSTART)
 
 test: $(VENV)/.dev check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not end_to_end" --numprocesses auto --dist loadgroup
+	$(BIN)/python -m pytest -m end_to_end
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

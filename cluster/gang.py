@@ -15,6 +15,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -26,6 +27,8 @@ Result = TypeVar("Result")
 Value = TypeVar("Value")
 
 START_TIMEOUT_S: Final = 300.0
+PATIENCE: Final = timedelta(hours=6)
+"""How long ranks wait for one that works alone, as in pruning a large model. A rank that died is noticed by Ray."""
 DEATH_NOTICE_S: Final = 2.0
 HOST_TOLERANCE_BYTES: Final = 256 * 2**20
 DEVICE_TOLERANCE_BYTES: Final = 64 * 2**20

@@ -1,49 +1,69 @@
 """The chain from a base model to the model a stage works on.
 
-    high precision -> masks or fine-tuned weights -> prune -> plain weights and mask file -> reload in target precision
+    high precision -> calibrate -> prune -> plain weights and mask file -> reload in target precision
 
 Pruning comes before quantisation: the pattern survives nf4 and int8, and the error is smaller than the other way
-round. One rank does the work on the CPU and leaves plain weights in a scratch folder; all ranks load from there.
+round. One rank prunes and leaves plain weights in a scratch folder; all ranks load from there.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from energyaware.energy.windows import synchronise
 from energyaware.lora import load_adapter, merge_adapter
-from energyaware.masks import Masks, achieved_sparsity, apply_masks, load_masks, make_masks, save_masks
-from energyaware.models import load_model
+from energyaware.masks import apply_masks
+from energyaware.models import context_length, load_model
 from energyaware.precision import PRECISIONS
+from energyaware.pruning import PRUNERS
+from energyaware.pruning.calibration import NO_CALIBRATION, calibration_batches
+from energyaware.pruning_record import NOT_PRUNED, PruningRecord
 
 if TYPE_CHECKING:
     from energyaware.energy.base import Meter
-    from energyaware.spec import FinetuneSpec, InferenceSpec
+    from energyaware.spec import FinetuneSpec, InferenceSpec, StageSpec
     from energyaware.stage import Place
+    from energyaware.tasks.base import Example
 
 HIGH: Final = PRECISIONS["fp32"]
 
+BASE: Final = "base"
+"""Folder in a LoRA stage's artifact with the pruned base weights, where base model and masks do not determine them."""
 
-def model_to_train(spec: FinetuneSpec, place: Place, meter: Meter, scratch: Path) -> tuple[Any, Masks]:
+
+@dataclass(frozen=True)
+class Materials:
+    """What a calibrated pruning looks at, unless the sweep names own texts."""
+
+    tokenizer: Any
+    examples: Sequence[Example]
+
+
+def model_to_train(
+    spec: FinetuneSpec, place: Place, meter: Meter, scratch: Path, materials: Materials
+) -> tuple[Any, PruningRecord]:
     """The base model in the fine-tuning's precision, pruned first if the configuration says before."""
     precision = PRECISIONS[spec.precision]
     if spec.pruning.applied != "before":
-        return load_model(spec.model, precision, place.device), {}
-    with meter.window("prune"):
-        if place.rank == 0:
-            model = load_model(spec.model, HIGH, "cpu")
-            masks = make_masks(model, spec.pruning)
-            apply_masks(model, masks)
-            _leave(model, masks, scratch)
-        synchronise()
-    return load_model(spec.model, precision, place.device, scratch), load_masks(scratch)
+        return load_model(spec.model, precision, place.device), NOT_PRUNED
+    _prune(lambda: load_model(spec.model, HIGH, place.device), spec, place, meter, scratch, materials)
+    return load_model(spec.model, precision, place.device, scratch), PruningRecord.load(scratch)
+
+
+def keep_base(spec: FinetuneSpec, scratch: Path, artifact: Path) -> None:
+    """Put the pruned base weights beside an adapter that needs them."""
+    pruner = PRUNERS[spec.pruning.kind]
+    if spec.method == "lora" and (pruner.reconstructs or pruner.structured):
+        shutil.copytree(scratch, artifact / BASE)
 
 
 def model_to_serve(
-    spec: InferenceSpec, place: Place, meter: Meter, artifact: Path | None, scratch: Path
-) -> tuple[Any, Masks]:
+    spec: InferenceSpec, place: Place, meter: Meter, artifact: Path | None, scratch: Path, materials: Materials
+) -> tuple[Any, PruningRecord]:
     """The fine-tuned model in the serving precision, pruned now if the configuration says after.
 
     Adapters are merged into weights of 16 bits and more, and into what is pruned now. Over quantised weights they
@@ -52,34 +72,64 @@ def model_to_serve(
     precision = PRECISIONS[spec.precision]
     adapter = artifact if spec.finetune_method == "lora" else None
     weights = artifact if spec.finetune_method == "full" else None
-    kept_masks = load_masks(artifact) if artifact else {}
+    if adapter and (adapter / BASE).exists():
+        weights = adapter / BASE
+    before = PruningRecord.load(artifact) if artifact else NOT_PRUNED
     prune_now = spec.pruning.applied == "after"
     unmerged = adapter if precision.quantises and not prune_now else None
 
-    if not prune_now and not adapter:
-        return load_model(spec.model, precision, place.device, weights), kept_masks
-    if unmerged and not kept_masks:
-        return load_adapter(load_model(spec.model, precision, place.device), unmerged, {}), {}
+    def fine_tuned() -> Any:
+        """In high precision: weights as they were pruned before, the adapter merged unless it is to stay apart."""
+        model = load_model(spec.model, HIGH, place.device, weights)
+        apply_masks(model, before.masks)
+        if adapter and not unmerged:
+            return merge_adapter(load_adapter(model, adapter, {}), before.masks)
+        return model
 
-    with meter.window("prune") if prune_now else nullcontext():
+    if prune_now:
+        _prune(fine_tuned, spec, place, meter, scratch, materials)
+        return load_model(spec.model, precision, place.device, scratch), PruningRecord.load(scratch)
+    # Weights on the disk can be loaded as they are, unless a mask or an adapter has yet to go into them.
+    if adapter and (not unmerged or (before.masks and weights is None)):
         if place.rank == 0:
-            model = load_model(spec.model, HIGH, "cpu", weights)
-            apply_masks(model, kept_masks)
-            if adapter and not unmerged:
-                model = merge_adapter(load_adapter(model, adapter, {}), kept_masks)
-            masks = make_masks(model, spec.pruning) if prune_now else kept_masks
-            apply_masks(model, masks)
-            _leave(model, masks, scratch)
+            _leave(fine_tuned(), before, scratch)
         synchronise()
-    model, masks = load_model(spec.model, precision, place.device, scratch), load_masks(scratch)
-    return (load_adapter(model, unmerged, masks) if unmerged else model), masks
+        weights = scratch
+    model = load_model(spec.model, precision, place.device, weights)
+    return (load_adapter(model, unmerged, before.masks) if unmerged else model), before
 
 
-def _leave(model: Any, masks: Masks, folder: Path) -> None:
-    """Plain weights and mask file, checked, for all ranks to load."""
-    achieved_sparsity(model, masks)
+def _prune(
+    load: Callable[[], Any], spec: StageSpec, place: Place, meter: Meter, scratch: Path, materials: Materials
+) -> None:
+    """Prune in high precision on rank 0, while the others wait, and leave the result for all."""
+    pruner = PRUNERS[spec.pruning.kind]
+    model = load().eval() if place.rank == 0 else None
+    record = NOT_PRUNED
+    with meter.window("calibrate" if pruner.calibrates else "prune"):
+        if model is not None:
+            calibration = NO_CALIBRATION
+            if spec.pruning.calibration is not None:
+                calibration = calibration_batches(
+                    spec.pruning.calibration,
+                    materials.examples,
+                    materials.tokenizer,
+                    model,
+                    sequence_length=min(spec.sequence_length, context_length(model, materials.tokenizer)),
+                    seed=spec.seed,
+                )
+            pruned = pruner.prune(model, spec.pruning, calibration.batches, spec.seed)
+            record = PruningRecord(pruned.masks, pruned.removed, calibration.columns)
+    if model is not None:
+        _leave(model, record, scratch)
+    synchronise()
+
+
+def _leave(model: Any, record: PruningRecord, folder: Path) -> None:
+    """Plain weights and the record of their pruning, checked, for all ranks to load."""
+    record.verify(model)
     model.save_pretrained(folder)
-    save_masks(masks, folder)
+    record.save(folder)
 
 
 def plain(model: Any) -> Any:

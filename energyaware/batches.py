@@ -72,25 +72,53 @@ def share_of_rank(batch: Sequence[Tokens], rank: int, world_size: int) -> list[T
     return sorted(batch, key=lambda tokens: len(tokens.ids))[rank::world_size]
 
 
-def pad_right(tokens: Sequence[Tokens], pad_id: int, at_most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For training: input_ids, attention_mask and labels, each (batch, length) int64; prompts are not labels.
+def pad_right(
+    tokens: Sequence[Tokens], pad_id: int, at_most: int, start_id: int | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """For training: the arguments of a forward pass, and what each of its logits should predict.
 
-    The length is that of the longest, rounded up while it stays within `at_most`: kernels are compiled and cached per
-    shape, on CPUs too.
+    A decoder reads prompt and target as one sequence. An encoder-decoder reads the prompt with its encoder, and with
+    its decoder the target, which `start_id` goes before: decoder_input_ids and decoder_attention_mask. The loss is
+    over the same tokens in both.
+
+    Args:
+        tokens: the examples.
+        pad_id: token of the padding, which the masks are 0 at.
+        at_most: longest length that is padded to. Lengths are rounded up within it: kernels are compiled and cached
+            per shape, on CPUs too.
+        start_id: the token that starts an encoder-decoder's answers; None for decoders.
+
+    Returns:
+        Arguments by name, and the target of each logit, IGNORED where there is none: each (batch, length) int64.
     """
+    if start_id is None:
+        ids, attention = _padded([item.ids for item in tokens], pad_id, at_most)
+        skipped = [max(0, item.prompt_length - 1) for item in tokens]
+        answers = [(*[IGNORED] * skip, *item.ids[skip + 1 :]) for skip, item in zip(skipped, tokens, strict=True)]
+        return {"input_ids": ids, "attention_mask": attention}, _filled(answers, IGNORED, ids.shape[-1])
+    prompt, attention = _padded([item.ids[: item.prompt_length] for item in tokens], pad_id, at_most)
+    answers = [item.ids[item.prompt_length :] for item in tokens]
+    read, read_mask = _padded([(start_id, *answer[:-1]) for answer in answers], pad_id, at_most)
+    arguments = {
+        "input_ids": prompt,
+        "attention_mask": attention,
+        "decoder_input_ids": read,
+        "decoder_attention_mask": read_mask,
+    }
+    return arguments, _filled(answers, IGNORED, read.shape[-1])
+
+
+def _padded(sequences: Sequence[Sequence[int]], pad_id: int, at_most: int) -> tuple[Tensor, Tensor]:
+    """Sequences and their mask, padded to the longest rounded up, while that stays within `at_most`."""
+    longest = max(len(sequence) for sequence in sequences)
+    length = max(min(-(-longest // SHAPE_STEP) * SHAPE_STEP, at_most), longest)
+    return _filled(sequences, pad_id, length), _filled([[1] * len(sequence) for sequence in sequences], 0, length)
+
+
+def _filled(sequences: Sequence[Sequence[int]], filling: int, length: int) -> Tensor:
     import torch
 
-    rounded = -(-max(len(item.ids) for item in tokens) // SHAPE_STEP) * SHAPE_STEP
-    longest = max(min(rounded, at_most), *(len(item.ids) for item in tokens))
-    ids = torch.full((len(tokens), longest), pad_id)
-    attention = torch.zeros_like(ids)
-    labels = torch.full_like(ids, IGNORED)
-    for row, item in enumerate(tokens):
-        length = len(item.ids)
-        ids[row, :length] = torch.tensor(item.ids)
-        attention[row, :length] = 1
-        labels[row, item.prompt_length : length] = ids[row, item.prompt_length : length]
-    return ids, attention, labels
+    return torch.tensor([[*sequence, *[filling] * (length - len(sequence))] for sequence in sequences])
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

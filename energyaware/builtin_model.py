@@ -68,7 +68,7 @@ same recipe. Safe to delete: it is made again when it is needed.
 def builtin_ref(recipe: Recipe = RECIPE) -> ModelRef:
     """The built-in model as a spec names it; its revision is a short hash of the recipe and of what it reads."""
     made_from = json.dumps([asdict(recipe), documents(recipe)], sort_keys=True, separators=(",", ":"))
-    return ModelRef(kind="builtin", name=NAME, revision=short_hash(made_from))
+    return ModelRef(kind="builtin", name=NAME, revision=short_hash(made_from), family="llama")
 
 
 def ensure_builtin_model(

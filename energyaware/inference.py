@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from energyaware.assemble import model_to_serve, plain
+from energyaware.assemble import Materials, model_to_serve, plain
+from energyaware.audit import audit
 from energyaware.batches import pad_left, tokenise_prompts
 from energyaware.errors import StageError
-from energyaware.masks import achieved_sparsity, pruning_columns
-from energyaware.models import audit, context_length, load_tokenizer
+from energyaware.models import context_length, load_tokenizer
 from energyaware.precision import PRECISIONS
+from energyaware.realise import realise
 from energyaware.rows import Row
 from energyaware.serving import choose, generate, prefill
 from energyaware.stage import Outcome
@@ -46,17 +47,21 @@ def infer(stage_id: str, spec: InferenceSpec, place: Place, meter: Meter, store:
     tokenizer = load_tokenizer(spec.model)
     splits = load_splits(spec.data, spec.tasks)
     artifact = store.artifact(spec.finetuned) if spec.finetuned else None
-    model, masks = model_to_serve(spec, place, meter, artifact, store.scratch_folder(stage_id))
+    materials = Materials(tokenizer, [TASKS[name].example(record) for name in spec.tasks for record in splits.train])
+    model, pruned = model_to_serve(spec, place, meter, artifact, store.scratch_folder(stage_id), materials)
     model.eval()
-    audited = audit(plain(model), PRECISIONS[spec.precision])
+    precision = PRECISIONS[spec.precision]
+    audited = audit(plain(model), precision)
     columns: Row = {
-        **pruning_columns(masks, spec.pruning),
+        "model_family": plain(model).config.model_type,
+        **pruned.columns(spec.pruning),
         **audited.columns,
-        "sparsity_achieved": achieved_sparsity(plain(model), masks),
+        "sparsity_achieved": pruned.verify(plain(model)),
+        **realise(plain(model), pruned.masks, spec.pruning).columns,
     }
     test = splits.test[: spec.test_examples]
     desks = [_Desk(TASKS[name], splits.train, test, model, tokenizer, spec) for name in spec.tasks]
-    with torch.inference_mode():
+    with torch.inference_mode(), precision.arithmetic():
         with meter.window("evaluate"):
             quality = [row for desk in desks for row in desk.evaluate(place)]
         columns |= _measure(desks, place, meter, spec.min_window_s)
@@ -78,7 +83,8 @@ class _Desk:
             for ids in (tokenizer(self._labels, add_special_tokens=False)["input_ids"] if self._labels else [])
         ]
         answer = spec.max_new_tokens if task.generates else max(map(len, self._label_ids))
-        self._prompt_length = min(spec.sequence_length, context_length(plain(model)) - answer)
+        context = context_length(model, tokenizer) - (0 if model.config.is_encoder_decoder else answer)
+        self._prompt_length = min(spec.sequence_length, context)
         if self._prompt_length < 1:
             raise StageError(
                 f"{task.name}: answers of {answer} tokens leave no room for a prompt in the model's context"
@@ -99,9 +105,7 @@ class _Desk:
 
     def _answers(self, examples: Sequence[Example]) -> list[str]:
         """Answers in the order of the examples, worked on in order of length to pad little."""
-        prompts = tokenise_prompts(
-            [example.prompt for example in examples], self._tokenizer, self._spec.sequence_length
-        )
+        prompts = tokenise_prompts([example.prompt for example in examples], self._tokenizer, self._prompt_length)
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: dict[int, str] = {}
         for start in range(0, len(order), self._spec.batch_size):
@@ -136,9 +140,7 @@ class _Desk:
         read = prefill(self._model, ids, attention)
 
         def decode() -> None:
-            added = generate(self._model, read, self._spec.max_new_tokens, None).shape[-1] - 1
-            if added:
-                read.cache.crop(-added)  # the last token was never read back
+            generate(self._model, read, self._spec.max_new_tokens, None)
 
         return decode
 

@@ -35,14 +35,18 @@ def add_adapter(model: Any, spec: FinetuneSpec, masks: Masks) -> Any:
         fan_in_fan_out=any(is_transposed(layer) for layer in layers.values()),
         bias="none",
     )
-    return _mask_adapter(get_peft_model(model, config, autocast_adapter_dtype=False), masks)
+    return _mask_adapter(get_peft_model(model, config, autocast_adapter_dtype=False), masks, _TrainedForward)
 
 
 def load_adapter(model: Any, folder: Path, masks: Masks) -> Any:
-    """The model with a saved adapter, unmerged."""
+    """The model with a saved adapter, unmerged, to serve or to merge.
+
+    Under a mask each layer holds its change of weight, as large as the weight in the adapter's format: made anew for
+    every token, it would cost several times the layer's own work.
+    """
     from peft import PeftModel
 
-    return _mask_adapter(PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False), masks)
+    return _mask_adapter(PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False), masks, _ServedForward)
 
 
 def merge_adapter(model: Any, masks: Masks) -> Any:
@@ -50,34 +54,70 @@ def merge_adapter(model: Any, masks: Masks) -> Any:
     for name, layer in _adapted(model):
         change = layer.get_delta_weight(ADAPTER)  # in the orientation of the layer's weight
         if name in masks:
-            change = change * (masks[name].T if is_transposed(layer.get_base_layer()) else masks[name])
+            stays = masks[name].T if is_transposed(layer.get_base_layer()) else masks[name]
+            change = change * stays.to(change.device)
         layer.get_base_layer().weight.data += change
     return model.unload()
 
 
-def _mask_adapter(model: Any, masks: Masks) -> Any:
+def _mask_adapter(model: Any, masks: Masks, forward: type[_TrainedForward | _ServedForward]) -> Any:
     for name, layer in _adapted(model):
         if name in masks:
-            layer.forward = _MaskedForward(layer, masks[name])
+            layer.forward = forward(layer, masks[name])
     return model
 
 
-class _MaskedForward:
-    """Forward of one adapted layer whose change of weight is masked."""
+class _TrainedForward:
+    """Forward of an adapted layer whose change of weight is masked and moves with the adapter."""
 
     def __init__(self, layer: Any, mask: Tensor) -> None:
         self._layer, self._mask = layer, mask
+        for part in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
+            part.forward = _Weight(part)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        import torch
+        from energyaware.masked_change import masked_change
 
-        layer, down, up = self._layer, self._layer.lora_A[ADAPTER], self._layer.lora_B[ADAPTER]
+        layer, down, up = self._layer, self._layer.lora_A[ADAPTER](), self._layer.lora_B[ADAPTER]()
+        if self._mask.device != x.device:
+            self._mask = self._mask.to(x.device)
         result: Tensor = layer.base_layer(x, *args, **kwargs)
-        x = layer.lora_dropout[ADAPTER](x.to(down.weight.dtype))
-        # Through the modules' own forward and not through their weights: under ZeRO 3 weights are there only then.
-        change = up(down(torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)))  # (in, out)
-        change = change * self._mask.T.to(device=x.device) * layer.scaling[ADAPTER]
-        return torch.add(result, (x @ change).to(result.dtype))
+        x = layer.lora_dropout[ADAPTER](x.to(down.dtype))
+        return result + masked_change(x, down, up, self._mask, layer.scaling[ADAPTER]).to(result.dtype)
+
+
+class _Weight:
+    """Forward of a linear layer that gives its weight away.
+
+    Under ZeRO 3 a weight is whole only while its module's own forward runs, and its memory is used again afterwards:
+    hence a copy, of the few rows or columns that an adapter has.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+
+    def __call__(self) -> Tensor:
+        weight: Tensor = self._layer.weight.clone()
+        return weight
+
+
+class _ServedForward:
+    """Forward of an adapted layer whose change of weight is masked and stays as it is."""
+
+    def __init__(self, layer: Any, mask: Tensor) -> None:
+        from energyaware.masked_change import weight_change
+
+        down, up = layer.lora_A[ADAPTER].weight.detach(), layer.lora_B[ADAPTER].weight.detach()
+        change = weight_change(down, up, mask.to(down.device), layer.scaling[ADAPTER])
+        layer.register_buffer("masked_change", change, persistent=False)
+        self._layer = layer
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        from torch.nn.functional import linear
+
+        result: Tensor = self._layer.base_layer(x, *args, **kwargs)
+        change = self._layer.masked_change
+        return result + linear(x.to(change.dtype), change).to(result.dtype)
 
 
 def _adapted(model: Any) -> Iterator[tuple[str, Any]]:

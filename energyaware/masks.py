@@ -1,4 +1,4 @@
-"""Masks: which weights a pruning keeps, from making them to proving that they still hold.
+"""Masks: which weights a pruning keeps, and the proof that they still hold.
 
 A mask is a bool tensor (out_features, in_features), True where a weight stays, under its layer's name. Sparsity is
 counted on masks: quantisation makes zeros of its own.
@@ -6,39 +6,32 @@ counted on masks: quantisation makes zeros of its own.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from energyaware.errors import AuditError
-from energyaware.layers import dense_weight, eligible_layers, is_transposed, layer_named, weight_matrix
-from energyaware.pruning import PRUNERS
-from energyaware.pruning.patterns import make_pattern
-from energyaware.rows import Row
+from energyaware.layers import dense_weight, is_transposed, layer_named, weight_matrix
+from energyaware.pruning.base import Masks
+from energyaware.pruning.overrides import patterns_by_layer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from energyaware.spec import Pruning
 
-Masks = dict[str, "Tensor"]
+__all__ = [
+    "Masks",
+    "achieved_sparsity",
+    "apply_masks",
+    "keep_through_training",
+    "load_masks",
+    "pruned_layers",
+    "save_masks",
+    "target_sparsity",
+]
 
 FILE_NAME: Final = "masks.safetensors"
-
-
-def make_masks(model: Any, pruning: Pruning) -> Masks:
-    """Masks of all eligible layers of a model in full precision.
-
-    Raises:
-        AuditError: a layer's shape cannot have the pattern; the message names it.
-    """
-    pruner, pattern = PRUNERS[pruning.kind], make_pattern(pruning.pattern, pruning.sparsity)
-    masks = {}
-    for name, layer in eligible_layers(model).items():
-        weight = weight_matrix(layer)
-        if problem := pattern.refusal((weight.shape[0], weight.shape[1])):
-            raise AuditError(f"{pruning.label}: layer {name}: {problem}")
-        masks[name] = pruner.keep(weight.float(), pattern)
-    return masks
 
 
 def apply_masks(model: Any, masks: Masks) -> None:
@@ -78,26 +71,58 @@ def achieved_sparsity(model: Any, masks: Masks) -> float:
     return removed / total if total else 0.0
 
 
-def pruning_columns(masks: Masks, pruning: Pruning) -> Row:
-    """What the masks mean, as columns of the stage's row; so far every pruning is zeros on dense kernels."""
-    return {
-        "pruned_layers": len(masks),
-        "sparsity_target": pruning.sparsity if masks else 0.0,
-        "realisation": "simulated" if masks else "none",
-    }
+def target_sparsity(masks: Masks, pruning: Pruning) -> float:
+    """Share of weights asked for over all masked layers, overrides included; layers count by their weights.
+
+    Raises:
+        AuditError: an override matches none of the masks' layers.
+    """
+    patterns = patterns_by_layer(masks, pruning)
+    asked = sum(mask.numel() * pattern.sparsity for name, mask in masks.items() if (pattern := patterns[name]))
+    return asked / sum(mask.numel() for mask in masks.values()) if masks else 0.0
+
+
+def pruned_layers(masks: Masks) -> int:
+    """Layers that lost a weight; an override can leave others whole."""
+    return sum(not bool(mask.all()) for mask in masks.values())
 
 
 def save_masks(masks: Masks, folder: Path) -> None:
-    """Write masks.safetensors; nothing where there are no masks."""
+    """Write masks.safetensors, one bit per weight; nothing where there are no masks.
+
+    Tensors are uint8, bits in the order of the flattened mask with the first in the highest place (numpy.packbits);
+    shapes are in the file's metadata, as JSON under "shapes".
+    """
     from safetensors.torch import save_file
 
     if masks:
-        save_file({name: mask.contiguous() for name, mask in masks.items()}, folder / FILE_NAME)
+        shapes = {name: list(mask.shape) for name, mask in masks.items()}
+        packed = {name: _packed(mask) for name, mask in masks.items()}
+        save_file(packed, folder / FILE_NAME, metadata={"shapes": json.dumps(shapes)})
 
 
 def load_masks(folder: Path) -> Masks:
-    """Masks of a folder, none where it has no mask file."""
-    from safetensors.torch import load_file
+    """Masks of a folder, on the CPU; none where it has no mask file."""
+    from safetensors import safe_open
 
     path = folder / FILE_NAME
-    return load_file(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    with safe_open(path, "pt") as file:
+        shapes = json.loads(file.metadata()["shapes"])
+        return {name: _unpacked(file.get_tensor(name), shape) for name, shape in shapes.items()}
+
+
+def _packed(mask: Tensor) -> Tensor:
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.packbits(mask.cpu().numpy()))
+
+
+def _unpacked(bits: Tensor, shape: list[int]) -> Tensor:
+    import numpy as np
+    import torch
+
+    rows, columns = shape
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=rows * columns).view(bool).reshape(shape))

@@ -1,6 +1,7 @@
 """Which base model a sweep means: its name and what pins its content. Loads neither torch nor transformers."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Final
 
@@ -29,12 +30,44 @@ def folder_ref(folder: Path, field: str, *, trust_remote_code: bool = False) -> 
         raise InputError(folder, field, "holds no *.safetensors; weights are loaded from safetensors alone")
     if not any(folder.glob("tokenizer*")) and not (folder / "vocab.json").exists():
         raise InputError(folder, field, "holds no tokenizer files")
-    return ModelRef("folder", folder.resolve().name, content_hash(folder), str(folder.resolve()), trust_remote_code)
+    location = str(folder.resolve())
+    family = model_type(folder / "config.json", field)
+    return ModelRef("folder", folder.resolve().name, content_hash(folder), location, trust_remote_code, family)
 
 
-def hub_ref(name: str, revision: str, *, trust_remote_code: bool = False) -> ModelRef:
-    """A model of the Hugging Face hub at a revision."""
-    return ModelRef("hub", name, revision, name, trust_remote_code)
+def hub_ref(name: str, revision: str, field: str, *, trust_remote_code: bool = False) -> ModelRef:
+    """A model of the Hugging Face hub at a revision; its family is known once its configuration is in the cache.
+
+    Nothing is downloaded, and where the hub's library is not installed the family is left open.
+
+    Raises:
+        InputError: the name cannot be one of the hub's.
+    """
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    except ImportError:
+        cached = None
+    except ValueError as error:
+        raise InputError(name, field, f"is no id of the Hugging Face hub: {error}") from None
+    family = model_type(Path(cached), name) if isinstance(cached, str) else ""
+    return ModelRef("hub", name, revision, name, trust_remote_code, family)
+
+
+def model_type(config: Path, field: str) -> str:
+    """The architecture that a config.json is of, as transformers calls it; "" where it names none.
+
+    Raises:
+        InputError: the file is no JSON object.
+    """
+    try:
+        content = json.loads(config.read_text())
+    except (ValueError, OSError) as error:
+        raise InputError(config, field, f"cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(config, field, "is no JSON object: not a configuration as save_pretrained writes it")
+    return str(content.get("model_type", ""))
 
 
 def content_hash(folder: Path) -> str:

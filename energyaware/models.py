@@ -1,37 +1,16 @@
-"""Base models and tokenizers: where they come from, how they are loaded, and what was loaded."""
+"""Base models and tokenizers: where they come from and how they are loaded."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from energyaware.errors import AuditError
-from energyaware.layers import eligible_layers, is_quantised
-from energyaware.rows import Row
+from energyaware.errors import StageError
 
 if TYPE_CHECKING:
     from energyaware.precision import Device, Precision
     from energyaware.spec import ModelRef
-
-EXPECTED_SHARE: Final = 0.9
-"""Below this share of eligible weights quantised, the stage's name would not say what was measured."""
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What was loaded."""
-
-    eligible_layers: int
-    quantised_layers: int
-    skipped_layers: tuple[str, ...]
-    weight_bytes: int
-
-    @property
-    def columns(self) -> Row:
-        """As columns of the stage's row."""
-        return {**asdict(self), "skipped_layers": list(self.skipped_layers)}
 
 
 def locate(model: ModelRef) -> dict[str, Any]:
@@ -45,9 +24,27 @@ def locate(model: ModelRef) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": model.location}
 
 
-def context_length(model: Any) -> int:
-    """Tokens that the model has positions for; a very large number where it does not say."""
-    return getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+def context_length(model: Any, tokenizer: Any) -> int:
+    """Tokens that the model reads at once: its positions, and where it counts none (T5), what its tokenizer says.
+
+    A very large number where neither says.
+    """
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    return positions or min(tokenizer.model_max_length, sys.maxsize)
+
+
+def decoder_start_id(model: Any) -> int | None:
+    """The token that an encoder-decoder's answers start after; None for a decoder, whose answers follow the prompt.
+
+    Raises:
+        StageError: an encoder-decoder whose configuration names none.
+    """
+    if not model.config.is_encoder_decoder:
+        return None
+    start: int | None = model.config.decoder_start_token_id
+    if start is None:
+        raise StageError("the model is an encoder-decoder, but its configuration names no decoder_start_token_id")
+    return start
 
 
 def load_tokenizer(model: ModelRef) -> Any:
@@ -61,16 +58,18 @@ def load_tokenizer(model: ModelRef) -> Any:
 
 
 def load_model(model: ModelRef, precision: Precision, device: Device, folder: Path | None = None) -> Any:
-    """The model in that precision on that device, weights from safetensors alone.
+    """The model in that precision on that device, weights from safetensors alone: a decoder or an encoder-decoder.
 
     `folder` holds plain weights to load in place of the base model's: pruned, or fine-tuned in full.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     index = torch.cuda.current_device() if device == "cuda" else None
     where = locate(model) if folder is None else {"pretrained_model_name_or_path": str(folder)}
-    loaded = AutoModelForCausalLM.from_pretrained(
+    config = AutoConfig.from_pretrained(**where, trust_remote_code=model.trust_remote_code)
+    architecture = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    loaded = architecture.from_pretrained(
         **where,
         **precision.load_arguments(),
         use_safetensors=True,
@@ -80,25 +79,3 @@ def load_model(model: ModelRef, precision: Precision, device: Device, folder: Pa
     precision.after_load(loaded)
     loaded.config.use_cache = True
     return loaded
-
-
-def audit(model: Any, precision: Precision) -> Audit:
-    """What the loaded model consists of.
-
-    Raises:
-        AuditError: the precision quantises, but left more layers alone than a tenth of the weights.
-    """
-    layers = eligible_layers(model)
-    skipped = [name for name, layer in layers.items() if not is_quantised(layer)] if precision.quantises else []
-    quantised = [name for name, layer in layers.items() if is_quantised(layer)]
-    left = sum(layers[name].weight.numel() for name in skipped)
-    done = sum(layers[name].out_features * layers[name].in_features for name in quantised)
-    if precision.quantises and (not quantised or done < EXPECTED_SHARE * (done + left)):
-        names = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")  # noqa: PLR2004
-        raise AuditError(f"{precision.name}: {len(skipped)} of {len(layers)} linear layers were not quantised: {names}")
-    return Audit(
-        eligible_layers=len(layers),
-        quantised_layers=len(quantised),
-        skipped_layers=tuple(skipped),
-        weight_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
-    )

@@ -7,7 +7,7 @@ did not exist yet. Missing is null, never 0. Joules are what was metered at the 
 
 from typing import Any, Final, Literal, NamedTuple
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 Row = dict[str, Any]
 
@@ -28,11 +28,16 @@ _VERSION = Column("schema_version", "int", "version of this table's schema")
 _CONFIGURATION = (
     Column("model", "text", "name of the base model: builtin, folder name or hub id"),
     Column("model_revision", "text", "what pins the base model: recipe hash, content hash or hub revision"),
+    Column(
+        "model_family",
+        "text",
+        "architecture of the model, transformers' model_type; null in a plan where not known yet",
+    ),
     Column("tasks", "texts", "tasks of the configuration"),
     Column("finetune_method", "text", "lora, full or none"),
     Column("finetune_precision", "text", "precision the fine-tuning ran in"),
     Column("precision", "text", "precision of the stage: of training in a fine-tuning, of serving in an inference"),
-    Column("pruning", "text", "pruning label, none for dense: magnitude-50%, magnitude-2:4, …"),
+    Column("pruning", "text", "label, none for dense: magnitude-50%, wanda-2:4, heads-25%, …; * with overrides"),
     Column("pruning_applied", "text", "before or after fine-tuning; null for dense"),
     Column("seed", "int", "seed of the trial"),
     Column("settings", "text", "everything that determines the result, as canonical JSON; its hash is stage_id"),
@@ -57,14 +62,31 @@ STAGES = (
     Column("sweep", "text", "name of the sweep that ran it"),
     Column("needs", "texts", "stages whose artifacts it started from"),
     *_CONFIGURATION,
-    Column("sparsity_target", "float", "share of zeros asked for in pruned layers, 0 for dense"),
-    Column("sparsity_achieved", "float", "share of masked weights found at the end of the stage"),
-    Column("pruned_layers", "int", "number of pruned layers"),
+    Column(
+        "sparsity_target", "float", "share asked for of pruned weights, or of heads, neurons or layers; 0 for dense"
+    ),
+    Column("sparsity_achieved", "float", "the same share as found at the end of the stage"),
+    Column("pruned_layers", "int", "number of linear layers with a mask; 0 where whole structures were removed"),
+    Column("structures", "text", "JSON: heads, neurons, layers, … removed, as [removed, of]; null for masks"),
     Column("realisation", "text", "none, simulated, semi-structured-kernel or physical"),
-    Column("eligible_layers", "int", "linear layers that the precision could apply to"),
+    Column("realised_layers", "int", "layers on sparse kernels; null where structures were removed"),
+    Column(
+        "realised_share", "float", "share of the pruned weights that saves work: 1 if physical; null for dense"
+    ),
+    Column("unrealised_layers", "texts", "pruned layers left on dense kernels, each with the reason"),
+    Column("calibration_examples", "int", "examples that the pruning was calibrated on; null without calibration"),
+    Column("calibration_tokens", "int", "their tokens, padding left out"),
+    Column("calibration_seed", "int", "seed they were drawn with"),
+    Column("calibration_hash", "text", "hash of their token ids"),
+    Column("storage", "text", "format of the linear layers' weights: float32, bfloat16, int8, nf4, …"),
+    Column("compute", "text", "format of the arithmetic"),
+    Column("eligible_layers", "int", "linear layers that precision and pruning could apply to"),
     Column("quantised_layers", "int", "layers that hold quantised weights"),
-    Column("skipped_layers", "texts", "eligible layers that were left unquantised"),
-    Column("weight_bytes", "int", "bytes of all parameters as loaded"),
+    Column("quantised_share", "float", "their share of the body's weights; 0 where nothing is quantised"),
+    Column("skipped_layers", "texts", "weights of the body, experts too, in another format than the precision's"),
+    Column("parameters", "int", "parameters of the loaded model, adapters left out"),
+    Column("weight_bytes", "int", "bytes of all parameters as loaded, quantisation constants included, adapters not"),
+    Column("bytes_by_dtype", "text", "JSON: those bytes by storage format"),
     Column("trained_parameters", "int", "parameters that were trained; null for inference"),
     Column("prefill_requests", "int", "tickets whose prompts the prefill window processed; null for fine-tuning"),
     Column("decode_requests", "int", "tickets whose responses the decode window generated; null where no task does"),
@@ -135,7 +157,7 @@ ENERGY = (
     Column("stage_id", "text", "stage; null for a node's idle time"),
     Column("attempt", "int", "number of the attempt; null for idle"),
     Column("node", "text", "machine"),
-    Column("window", "text", "prune, train, evaluate, prefill, decode or idle"),
+    Column("window", "text", "prune, calibrate, train, evaluate, prefill, decode or idle"),
     Column("epoch", "int", "epoch of a train window, else null"),
     Column("component", "text", "cpu, dram or gpu"),
     Column("device", "text", "UUID of a GPU; null where the component is the node's"),

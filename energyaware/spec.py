@@ -10,11 +10,12 @@ import json
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final, Literal
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """Raised whenever the same settings would give another result, so that old rows are not taken for new ones."""
 
 Applied = Literal["before", "after"]
 Method = Literal["lora", "full", "none"]
+AskedRealisation = Literal["auto", "simulated", "semi-structured-kernel"]
 
 
 def _location() -> Any:
@@ -30,6 +31,9 @@ class ModelRef:
     revision: str
     location: str = _location()
     trust_remote_code: bool = False
+    family: str = _location()
+    """transformers' name of its architecture (model_type), "" where it is not known before loading. Follows from the
+    revision."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +52,43 @@ class DataRef:
 
 
 @dataclass(frozen=True)
-class Pruning:
-    """Which weights are removed, and when.
+class Calibration:
+    """Examples whose activations a pruner looks at, drawn with the stage's seed.
 
-    `pattern` is "unstructured" or "n:m"; `sparsity` is the share removed, 1 - n/m for n:m.
+    `data` holds plain texts, in its column `text`; None is the training split of the tasks, answers included.
+    """
+
+    examples: int = 128
+    data: DataRef | None = None
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is removed, and when.
+
+    `pattern` is "unstructured", "n:m" or, for kinds that remove heads, neurons or layers, "structured". `sparsity` is
+    the share removed: of weights (1 - n/m for n:m), or of those structures.
+
+    `overrides` are (glob over layer names, how much there) pairs, the first that matches counts; how much is a
+    percentage such as "25%", an n:m such as "4:8", or "none". `calibration` is None for kinds that need none.
+    `realisation` is what is asked for: "auto" takes sparse kernels where the device has them for this pattern.
     """
 
     kind: str = "none"
     sparsity: float = 0.0
     pattern: str = "unstructured"
     applied: Applied | None = None
+    overrides: tuple[tuple[str, str], ...] = ()
+    calibration: Calibration | None = None
+    realisation: AskedRealisation = "auto"
 
     @property
     def label(self) -> str:
-        """Short name in tables: none, magnitude-50%, magnitude-2:4."""
+        """Short name in tables: none, magnitude-50%, wanda-2:4, heads-25%; * where overrides make it another."""
         if self.kind == "none":
             return "none"
-        what = f"{100 * self.sparsity:g}%" if self.pattern == "unstructured" else self.pattern
-        return f"{self.kind}-{what}"
+        how_much = self.pattern if ":" in self.pattern else f"{100 * self.sparsity:g}%"
+        return f"{self.kind}-{how_much}" + "*" * bool(self.overrides)
 
 
 DENSE: Final = Pruning()

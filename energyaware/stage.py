@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from energyaware.errors import StageError
+from energyaware.precision import Hardware
 from energyaware.rows import Row
 from energyaware.spec import FinetuneSpec, StageSpec
 
@@ -53,6 +55,7 @@ def run_stage(stage_id: str, spec: StageSpec, place: Place, meter: Meter, store:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.manual_seed(spec.seed)
+    _check_hardware(spec, place)
     if isinstance(spec, FinetuneSpec):
         from energyaware.finetune import finetune
 
@@ -62,6 +65,17 @@ def run_stage(stage_id: str, spec: StageSpec, place: Place, meter: Meter, store:
 
         outcome = infer(stage_id, spec, place, meter, store)
     return Outcome(outcome.columns | _environment(place), outcome.epochs, outcome.quality)
+
+
+def _check_hardware(spec: StageSpec, place: Place) -> None:
+    """The plan knew the launching machine; this is the worker's own device."""
+    import torch
+
+    from energyaware.support import refusal
+
+    capability = torch.cuda.get_device_capability() if place.device == "cuda" else None
+    if reason := refusal(spec, Hardware(place.device, capability)):
+        raise StageError(reason)
 
 
 def warm_up() -> None:

@@ -65,12 +65,12 @@ def plan(
     """Show the stages of a sweep: what is shared, done, infeasible and why. Runs nothing."""
     from energyaware.store import Store
     from sweep.plan import make_plan
-    from sweep.runner import resolve_device
+    from sweep.runner import resolve_hardware
     from sweep.show_plan import as_json, as_table
     from sweep.sweep_file import load
 
     sweep = load(file)
-    stages = make_plan(sweep, resolve_device(sweep))
+    stages = make_plan(sweep, resolve_hardware(sweep))
     finished = Store(results or sweep.results).finished()
     if form is PlanFormat.json:
         print(as_json(sweep, stages, finished))

@@ -3,36 +3,17 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from energyaware.precision import PRECISIONS
-from energyaware.pruning import PRUNERS
-from energyaware.spec import DENSE, Applied, Method, Pruning
+from energyaware.spec import Method
 from energyaware.tasks import TASKS
+from sweep.choices import Part, PrecisionChoice, PruningChoice, listed, one_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-def _listed(value: Any) -> Any:
-    """One value where a list is allowed."""
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def _one_of(kind: str, allowed: dict[str, Any]) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        if value not in allowed:
-            raise ValueError(f"{value!r} is no {kind}; allowed: {', '.join(allowed)}")
-        return value
-
-    return BeforeValidator(check)
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Model(_Part):
+class Model(Part):
     """A base model: `builtin`, a folder, or a hub id with a revision."""
 
     builtin: bool = False
@@ -63,7 +44,7 @@ class Model(_Part):
         return self
 
 
-class Data(_Part):
+class Data(Part):
     """Where the records come from: `builtin`, one file, a file per split, or a hub id."""
 
     builtin: bool = False
@@ -80,7 +61,7 @@ class Data(_Part):
     """Id of a data set on the Hugging Face hub."""
     revision: str = "main"
     """Of a hub id: commit, tag or branch."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
     """Our field names to the data's column names, where they differ."""
 
     @model_validator(mode="before")
@@ -100,55 +81,18 @@ class Data(_Part):
         return self
 
 
-class PruningChoice(_Part):
-    """Which weights are removed, and when: `none`, `magnitude-50%`, `magnitude-2:4`, or a mapping."""
+class CalibrationChoice(Part):
+    """What calibrated prunings look at: examples of the training split, or own texts."""
 
-    kind: Annotated[str, _one_of("pruning", PRUNERS)]
-    """Criterion."""
-    sparsity: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of weights removed anywhere in a matrix."""
-    pattern: Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")] | None = None
-    """n:m, n of every m weights along the input dimension stay."""
-    applied: Applied = "after"
-    """Before or after fine-tuning."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        kind, _, how = value.partition("-")
-        if how.endswith("%"):
-            try:
-                return {"kind": kind, "sparsity": float(how[:-1]) / 100}
-            except ValueError:
-                raise ValueError(f"{value!r}: {how!r} is no percentage") from None
-        return {"kind": kind} | ({"pattern": how} if how else {})
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        given = (self.sparsity is not None) + (self.pattern is not None)
-        if self.kind == "none" and given:
-            raise ValueError("none takes neither sparsity nor pattern")
-        if self.kind != "none" and given != 1:
-            raise ValueError(f"{self.kind} wants exactly one of sparsity (such as 0.5), pattern (such as 2:4)")
-        if self.pattern is not None:
-            n, m = map(int, self.pattern.split(":"))
-            if n >= m:
-                raise ValueError(f"pattern {self.pattern}: n must be smaller than m")
-        return self
-
-    def pruning(self) -> Pruning:
-        """As a stage's setting."""
-        if self.kind == "none":
-            return DENSE
-        if self.pattern is None:
-            return Pruning(self.kind, self.sparsity or 0.0, "unstructured", self.applied)
-        n, m = map(int, self.pattern.split(":"))
-        return Pruning(self.kind, 1 - n / m, self.pattern, self.applied)
+    examples: Count = 128
+    """Examples drawn, with the trial's seed."""
+    path: str | None = None
+    """JSONL, CSV or Parquet file of own texts, relative to the sweep file. Default: the training split."""
+    column: str = "text"
+    """Its column that holds the texts."""
 
 
-class Lora(_Part):
+class Lora(Part):
     """Low-rank adapters, on all linear layers of the model's body."""
 
     rank: Count = 16
@@ -159,7 +103,7 @@ class Lora(_Part):
     """Dropout before the adapter."""
 
 
-class Finetune(_Part):
+class Finetune(Part):
     """How each configuration is fine-tuned."""
 
     method: Method = "lora"
@@ -185,7 +129,7 @@ class Finetune(_Part):
     """DeepSpeed ZeRO stage."""
 
 
-class Inference(_Part):
+class Inference(Part):
     """How each configuration is evaluated and measured."""
 
     batch_size: Count = 16
@@ -198,7 +142,7 @@ class Inference(_Part):
     """Measured windows repeat the same batch until they are at least so long."""
 
 
-class Resources(_Part):
+class Resources(Part):
     """What one trial runs on."""
 
     workers: Count = 1
@@ -211,7 +155,7 @@ class Resources(_Part):
     """What workers compute on; auto takes cuda where this machine has an NVIDIA driver."""
 
 
-class Energy(_Part):
+class Energy(Part):
     """Where the machines stand, for carbon."""
 
     country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
@@ -222,7 +166,7 @@ class Energy(_Part):
     """Power usage effectiveness of the data centre, applied to carbon. Joules stay those of the machines."""
 
 
-class RankingChoice(_Part):
+class RankingChoice(Part):
     """What `energyaware rank` uses unless told otherwise."""
 
     weight: Share = 0.5
@@ -233,29 +177,28 @@ class RankingChoice(_Part):
     """Normalisation of energy."""
 
 
-class Sweep(_Part):
+class Sweep(Part):
     """What one YAML file asks for."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = ""
     """Default: the file's name."""
-    model: Annotated[tuple[Model, ...], BeforeValidator(_listed), Field(min_length=1)] = (Model(builtin=True),)
+    model: Annotated[tuple[Model, ...], BeforeValidator(listed), Field(min_length=1)] = (Model(builtin=True),)
     """Base model, or a list of them."""
     tasks: Annotated[
-        tuple[Annotated[str, _one_of("task", TASKS)], ...], BeforeValidator(_listed), Field(min_length=1)
+        tuple[Annotated[str, one_of("task", TASKS)], ...], BeforeValidator(listed), Field(min_length=1)
     ] = tuple(TASKS)
     """Tasks that each configuration is trained on and judged by."""
     data: Data = Data(builtin=True)
-    precisions: Annotated[
-        tuple[Annotated[str, _one_of("precision", PRECISIONS)], ...], BeforeValidator(_listed), Field(min_length=1)
-    ]
-    """Number formats, in fine-tuning and in inference."""
-    prunings: Annotated[tuple[PruningChoice, ...], BeforeValidator(_listed), Field(min_length=1)] = (
-        PruningChoice(kind="none"),
+    precisions: Annotated[tuple[PrecisionChoice, ...], BeforeValidator(listed), Field(min_length=1)]
+    """Number formats: a name for fine-tuning and inference alike, or a mapping that names one for each."""
+    prunings: Annotated[tuple[PruningChoice, ...], BeforeValidator(listed), Field(min_length=1)] = (
+        PruningChoice(kind=("none",)),
     )
-    """Which weights are removed, and when."""
+    """What is removed, and when."""
+    calibration: CalibrationChoice = CalibrationChoice()
     finetune: Finetune = Finetune()
     inference: Inference = Inference()
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_listed), Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(listed), Field(min_length=1)] = (0,)
     """One trial per configuration and seed."""
     resources: Resources = Resources()
     energy: Energy = Energy()
@@ -295,5 +238,6 @@ class Sweep(_Part):
         if data.hub is None:
             files = {name: absolute(getattr(data, name)) for name in ("path", "train", "validation", "test")}
             data = data.model_copy(update=files)
+        calibration = self.calibration.model_copy(update={"path": absolute(self.calibration.path)})
         models = tuple(model.model_copy(update={"folder": absolute(model.folder)}) for model in self.model)
-        return self.model_copy(update={"data": data, "model": models})
+        return self.model_copy(update={"data": data, "model": models, "calibration": calibration})

@@ -1,12 +1,13 @@
 """From a sweep to its trials: every model with every precision, pruning and seed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from energyaware.model_ref import builtin_ref, folder_ref, hub_ref
-from energyaware.spec import DataRef, FinetuneSpec, InferenceSpec, ModelRef, Pruning, stage_id
+from energyaware.pruning.calibration import text_ref
+from energyaware.spec import DENSE, Calibration, DataRef, FinetuneSpec, InferenceSpec, ModelRef, Pruning, stage_id
 from energyaware.tasks import data as task_data
 from sweep.config import Model, Sweep
 
@@ -26,12 +27,19 @@ def trials(sweep: Sweep) -> Iterator[Trial]:
         InputError: model or data cannot be found or used.
     """
     models = [model_ref(model, f"model[{index}]") for index, model in enumerate(sweep.model)]
-    data = data_ref(sweep)
-    for model, precision, seed, choice in product(models, sweep.precisions, sweep.seeds, sweep.prunings):
-        yield _trial(sweep, model, data, precision, choice.pruning(), seed)
+    data, calibration = data_ref(sweep), calibration_of(sweep)
+    # A setting that is asked for twice, once in a list of its own, is one trial.
+    precisions = dict.fromkeys(pair for choice in sweep.precisions for pair in choice.pairs())
+    prunings = dict.fromkeys(pruning for choice in sweep.prunings for pruning in choice.prunings(calibration))
+    if sweep.finetune.method == "none":  # nothing to be before or after of
+        prunings = dict.fromkeys(replace(p, applied="after" if p.applied else None) for p in prunings)
+    for model, (trained_in, served_in), seed, pruning in product(models, precisions, sweep.seeds, prunings):
+        yield _trial(sweep, model, data, trained_in, served_in, pruning, seed)
 
 
-def _trial(sweep: Sweep, model: ModelRef, data: DataRef, precision: str, pruning: Pruning, seed: int) -> Trial:
+def _trial(
+    sweep: Sweep, model: ModelRef, data: DataRef, trained_in: str, served_in: str, pruning: Pruning, seed: int
+) -> Trial:
     training = sweep.finetune
     finetune = None
     if training.method != "none":
@@ -39,8 +47,8 @@ def _trial(sweep: Sweep, model: ModelRef, data: DataRef, precision: str, pruning
             model=model,
             data=data,
             tasks=sweep.tasks,
-            precision=precision,
-            pruning=pruning if pruning.applied == "before" else Pruning(),
+            precision=trained_in,
+            pruning=replace(pruning, realisation="auto") if pruning.applied == "before" else DENSE,
             method=training.method,
             epochs=training.epochs,
             steps=training.steps,
@@ -62,8 +70,8 @@ def _trial(sweep: Sweep, model: ModelRef, data: DataRef, precision: str, pruning
         tasks=sweep.tasks,
         finetuned=stage_id(finetune) if finetune else None,
         finetune_method=training.method,
-        finetune_precision=precision,
-        precision=precision,
+        finetune_precision=trained_in if finetune else served_in,
+        precision=served_in,
         pruning=pruning,
         batch_size=sweep.inference.batch_size,
         sequence_length=training.sequence_length,
@@ -84,7 +92,7 @@ def model_ref(model: Model, field: str) -> ModelRef:
     if model.folder is not None:
         return folder_ref(Path(model.folder), f"{field}.folder", trust_remote_code=model.trust_remote_code)
     if model.hub is not None:
-        return hub_ref(model.hub, model.revision, trust_remote_code=model.trust_remote_code)
+        return hub_ref(model.hub, model.revision, f"{field}.hub", trust_remote_code=model.trust_remote_code)
     return builtin_ref()
 
 
@@ -101,3 +109,13 @@ def data_ref(sweep: Sweep) -> DataRef:
     if data.hub is not None:
         return task_data.hub_ref(data.hub, data.revision, **files, columns=data.columns)
     return task_data.files_ref(**files, columns=data.columns)
+
+
+def calibration_of(sweep: Sweep) -> Calibration:
+    """What calibrated prunings look at, own texts pinned by their content.
+
+    Raises:
+        InputError: the file of texts is missing or of an unknown kind.
+    """
+    choice = sweep.calibration
+    return Calibration(choice.examples, text_ref(choice.path, choice.column) if choice.path else None)

@@ -4,9 +4,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from energyaware.precision import PRECISIONS, Device
+from energyaware.precision import Hardware
 from energyaware.rows import Row
-from energyaware.spec import FinetuneSpec, StageSpec, canonical_json, stage_id
+from energyaware.spec import FinetuneSpec, InferenceSpec, StageSpec, canonical_json, stage_id
+from energyaware.support import refusal
 from sweep.config import Sweep
 from sweep.grid import Trial, trials
 
@@ -21,10 +22,17 @@ class PlannedStage:
     reason: str | None = None
 
     @property
+    def precisions(self) -> str:
+        """nf4, or bf16→nf4 where it was fine-tuned in another precision than it is served in."""
+        spec = self.spec
+        trained_in = spec.finetune_precision if isinstance(spec, InferenceSpec) else spec.precision
+        return spec.precision if trained_in == spec.precision else f"{trained_in}→{spec.precision}"
+
+    @property
     def title(self) -> str:
         """Such as `inference nf4 magnitude-2:4`, for people."""
         spec = self.spec
-        parts = [spec.kind, spec.precision]
+        parts = [spec.kind, self.precisions]
         if spec.pruning.kind != "none":
             parts.append(f"{spec.pruning.label} {spec.pruning.applied}")
         return " ".join(parts)
@@ -61,12 +69,12 @@ class Plan:
         return len(self.stages)
 
 
-def make_plan(sweep: Sweep, device: Device) -> Plan:
+def make_plan(sweep: Sweep, hardware: Hardware) -> Plan:
     """Expand a sweep's grid into distinct stages.
 
     Args:
         sweep: what is asked for.
-        device: what workers compute on.
+        hardware: what workers compute on.
 
     Raises:
         InputError: model or data cannot be found or used.
@@ -75,18 +83,18 @@ def make_plan(sweep: Sweep, device: Device) -> Plan:
     count = 0
     for trial in trials(sweep):
         count += 1
-        for stage in _stages(trial, device):
+        for stage in _stages(trial, hardware):
             stages.setdefault(stage.stage_id, stage)
     return Plan(tuple(stages.values()), count)
 
 
-def _stages(trial: Trial, device: Device) -> Iterator[PlannedStage]:
-    refused = None
-    if (finetune := trial.finetune) is not None:
-        refused = PRECISIONS[finetune.precision].refusal(device, finetune.method)
-        yield _planned(finetune, refused)
-        refused = refused and f"its fine-tuning is infeasible: {refused}"
-    yield _planned(trial.inference, refused or PRECISIONS[trial.inference.precision].refusal(device, "none"))
+def _stages(trial: Trial, hardware: Hardware) -> Iterator[PlannedStage]:
+    blocked = None
+    if trial.finetune is not None:
+        refused = refusal(trial.finetune, hardware)
+        yield _planned(trial.finetune, refused)
+        blocked = refused and f"its fine-tuning is infeasible: {refused}"
+    yield _planned(trial.inference, blocked or refusal(trial.inference, hardware))
 
 
 def _planned(spec: StageSpec, refused: str | None) -> PlannedStage:
@@ -103,6 +111,7 @@ def configuration_columns(spec: StageSpec) -> Row:
     return {
         "model": spec.model.name,
         "model_revision": spec.model.revision,
+        "model_family": spec.model.family or None,
         "tasks": list(spec.tasks),
         "finetune_method": method,
         "finetune_precision": trained_in,

@@ -13,11 +13,13 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
-from cluster.inventory import local_cpus, local_gpus
+from cluster.inventory import local_capability, local_cpus, local_gpus
 from energyaware.errors import InputError
+from energyaware.precision import Hardware
+from energyaware.pruning.calibration import load_texts
 from energyaware.store import Store
 from energyaware.tasks.data import load_splits
-from sweep.grid import data_ref
+from sweep.grid import calibration_of, data_ref
 from sweep.plan import Plan, PlannedStage, make_plan
 from sweep.sweep_file import dump
 
@@ -42,11 +44,12 @@ class Ended:
     interrupted: bool
 
 
-def resolve_device(sweep: Sweep) -> Device:
+def resolve_hardware(sweep: Sweep) -> Hardware:
     """What workers compute on: as the sweep says, or cuda where this machine has an NVIDIA GPU."""
+    device: Device = "cuda" if local_gpus() else "cpu"
     if sweep.resources.device != "auto":
-        return sweep.resources.device
-    return "cuda" if local_gpus() else "cpu"
+        device = sweep.resources.device
+    return Hardware(device, local_capability() if device == "cuda" else None)
 
 
 def check(sweep: Sweep, store: Store, device: Device, address: str, source: Any) -> None:
@@ -56,6 +59,8 @@ def check(sweep: Sweep, store: Store, device: Device, address: str, source: Any)
         InputError: data that cannot be used, resources that this machine lacks, results measured on another device.
     """
     load_splits(data_ref(sweep), sweep.tasks)
+    if (texts := calibration_of(sweep).data) is not None:
+        load_texts(texts)
     for any_finished in list(store.finished())[:1]:  # one stands for all: this check keeps a folder to one device
         measured_on = store.stage_row(any_finished)["device"]
         if measured_on != device:
@@ -85,8 +90,9 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any)
     Raises:
         InputError: as `check`, or the energy settings cannot be used.
     """
-    device = resolve_device(sweep)
-    plan = make_plan(sweep, device)
+    hardware = resolve_hardware(sweep)
+    device = hardware.device
+    plan = make_plan(sweep, hardware)
     check(sweep, store, device, address, source)
     store.create()
     store.write_text("sweep.yaml", _asked(sweep.model_copy(update={"results": str(store.root)})))

@@ -33,7 +33,7 @@ def as_table(sweep: Sweep, plan: Plan, finished: Collection[str]) -> Group:
         "stage": lambda stage: stage.stage_id,
         "kind": lambda stage: stage.spec.kind,
         "model": lambda stage: stage.spec.model.name,
-        "precision": lambda stage: stage.spec.precision,
+        "precision": lambda stage: stage.precisions,
         "pruning": lambda stage: " ".join(filter(None, (stage.spec.pruning.label, stage.spec.pruning.applied))),
         "seed": lambda stage: str(stage.spec.seed),
         "needs": lambda stage: " ".join(stage.spec.needs),

@@ -43,7 +43,7 @@ def parse(content: dict[str, Any], source: Path) -> Sweep:
     except ValidationError as problems:
         # The same slip can fail in several ways; the deepest place is the most telling.
         first = max(problems.errors(), key=lambda error: len(error["loc"]))
-        raise InputError(source, _path(first["loc"]), _problem(dict(first))) from None
+        raise InputError(source, _path(first["loc"], content), _problem(dict(first))) from None
     if not sweep.results:
         sweep = sweep.model_copy(update={"results": f"results/{sweep.name}"})
     return sweep.with_paths_from(source.parent)
@@ -60,11 +60,17 @@ def dump(sweep: Sweep) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    """Such as prunings[1].sparsity."""
-    text = ""
+def _path(location: tuple[int | str, ...], content: Any) -> str:
+    """Such as prunings[1].sparsity. One value where a list is allowed was written without an index."""
+    text, here = "", content
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        if isinstance(part, int):
+            if isinstance(here, list):
+                text += f"[{part}]"
+                here = here[part] if part < len(here) else None
+        else:
+            text += f".{part}" if text else part
+            here = here.get(part) if isinstance(here, dict) else None
     return text
 
 

@@ -5,12 +5,14 @@ import inspect
 import pytest
 import torch
 
+from energyaware.audit import audit
 from energyaware.layers import dense_weight, eligible_layers, weight_matrix
-from energyaware.masks import achieved_sparsity, apply_masks, make_masks
-from energyaware.models import audit, load_model
-from energyaware.precision import PRECISIONS
+from energyaware.masks import achieved_sparsity
+from energyaware.models import load_model, load_tokenizer
+from energyaware.precision import PRECISIONS, Hardware
 from energyaware.pruning import PRUNERS
-from energyaware.spec import ModelRef, Pruning
+from energyaware.pruning.calibration import calibration_batches
+from energyaware.spec import Calibration, ModelRef, Pruning
 from energyaware.tasks import TASKS
 from tests.tiny import save_gpt2, save_llama
 
@@ -35,17 +37,17 @@ def test_a_precision_says_what_it_is_and_what_it_refuses(name):
     assert hasattr(torch, precision.compute)
     for device in ("cpu", "cuda"):
         for method in ("lora", "full", "none"):
-            reason = precision.refusal(device, method)
+            reason = precision.refusal(Hardware(device), method)
             assert reason is None or (reason and "\n" not in reason)
     if precision.quantises:
-        assert precision.refusal("cuda", "full"), "quantised weights cannot require gradients"
+        assert precision.refusal(Hardware("cuda"), "full"), "quantised weights cannot require gradients"
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_a_precision_that_runs_here_computes_what_full_precision_does(ref, name):
     precision = PRECISIONS[name]
-    if precision.refusal("cpu", "none"):
-        assert not precision.refusal("cuda", "none"), "refused everywhere, it could be left out"
+    if precision.refusal(Hardware("cpu"), "none"):
+        assert not precision.refusal(Hardware("cuda"), "none"), "refused everywhere, it could be left out"
         return
     exact, model = (load_model(ref, kind, "cpu").eval() for kind in (PRECISIONS["fp32"], precision))
     audited = audit(model, precision)
@@ -59,26 +61,47 @@ def test_a_precision_that_runs_here_computes_what_full_precision_does(ref, name)
     assert difference < 0.2
 
 
-@pytest.mark.parametrize("name", PRUNERS)
-def test_a_pruner_removes_what_the_settings_say_and_leaves_the_rest_alone(ref, name):
-    model, before = (load_model(ref, PRECISIONS["fp32"], "cpu") for _ in range(2))
-    pruning = Pruning() if name == "none" else Pruning(name, 0.5, "2:4", "after")
-    masks = make_masks(model, pruning)
+LAYERWISE = [name for name, pruner in PRUNERS.items() if not pruner.structured]
+
+
+def pruned(ref, pruning, seed=0):
+    """A freshly loaded model, pruned, with its masks."""
+    model = load_model(ref, PRECISIONS["fp32"], "cpu").eval()
+    batches = ()
+    if PRUNERS[pruning.kind].calibrates:
+        examples = [TASKS[name].example(RECORD | {"id": str(n)}) for n in range(5) for name in TASKS]
+        tokenizer = load_tokenizer(ref)
+        batches = calibration_batches(Calibration(8), examples, tokenizer, model, sequence_length=64, seed=seed).batches
+    return model, PRUNERS[pruning.kind].prune(model, pruning, batches, seed).masks
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+@pytest.mark.parametrize(("pattern", "sparsity"), [("unstructured", 0.37), ("2:4", 0.5), ("4:8", 0.5)])
+def test_a_pruner_removes_exactly_what_the_settings_say_and_leaves_the_rest_alone(ref, name, pattern, sparsity):
+    before = load_model(ref, PRECISIONS["fp32"], "cpu")
+    pruning = Pruning() if name == "none" else Pruning(name, sparsity, pattern, "after")
+    model, masks = pruned(ref, pruning)
     assert masks.keys() == eligible_layers(model).keys()
-    apply_masks(model, masks)
-    assert achieved_sparsity(model, masks) == pruning.sparsity
+    achieved_sparsity(model, masks)
     for layer, mask in masks.items():
-        pruned, dense = (weight_matrix(m.get_submodule(layer)) for m in (model, before))
-        assert torch.equal(pruned[mask], dense[mask])
+        found, dense = (weight_matrix(m.get_submodule(layer)) for m in (model, before))
+        assert not found[~mask].any()
+        if not PRUNERS[name].reconstructs:
+            assert torch.equal(found[mask], dense[mask])
+        assert int(mask.sum()) == round((1 - pruning.sparsity) * mask.numel())
+        if ":" in pruning.pattern:
+            n, m = map(int, pruning.pattern.split(":"))
+            assert (mask.view(mask.shape[0], -1, m).sum(-1) == n).all()
     assert torch.equal(model.get_output_embeddings().weight, before.get_output_embeddings().weight)
 
 
-@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("name", LAYERWISE)
 def test_a_pruner_is_deterministic(ref, name):
-    model = load_model(ref, PRECISIONS["fp32"], "cpu")
     pruning = Pruning() if name == "none" else Pruning(name, 0.37, "unstructured", "after")
-    first, second = make_masks(model, pruning), make_masks(model, pruning)
-    assert all(torch.equal(first[layer], second[layer]) for layer in first)
+    (first, masks), (second, same) = (pruned(ref, pruning, seed=3) for _ in range(2))
+    for layer in masks:
+        assert torch.equal(masks[layer], same[layer])
+        assert torch.equal(first.get_submodule(layer).weight, second.get_submodule(layer).weight)
 
 
 @pytest.mark.parametrize("name", TASKS)

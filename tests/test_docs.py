@@ -31,7 +31,7 @@ def generated():
     return generate
 
 
-@pytest.mark.parametrize("name", ["tables.md", "sweep-file.md"])
+@pytest.mark.parametrize("name", ["tables.md", "sweep-file.md", "support.md"])
 def test_reference_pages_are_up_to_date(name):
     assert (ROOT / "docs" / name).read_text() == generated().PAGES[name](), "run python docs/generate.py"
 

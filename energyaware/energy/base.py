@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-WindowName = Literal["prune", "train", "evaluate", "prefill", "decode"]
+WindowName = Literal["prune", "calibrate", "train", "evaluate", "prefill", "decode"]
 
 JOULES_PER_KWH: Final = 3.6e6
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from energyaware.pruning.layerwise import LayerContext, Layerwise
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from energyaware.pruning.patterns import Pattern
 
 
-class KeepAll:
+class KeepAll(Layerwise):
     """Keeps every weight."""
 
-    def keep(self, weight: Tensor, pattern: Pattern) -> Tensor:
+    def keep(self, weight: Tensor, pattern: Pattern, context: LayerContext) -> Tensor:
         """All True."""
         import torch
 

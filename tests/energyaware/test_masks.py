@@ -2,15 +2,16 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors import safe_open
 
+from energyaware.audit import audit
 from energyaware.errors import AuditError
 from energyaware.layers import dense_weight, eligible_layers, weight_matrix
 from energyaware.lora import _adapted, add_adapter, load_adapter, merge_adapter
-from energyaware.masks import achieved_sparsity, apply_masks, keep_through_training, load_masks, make_masks, save_masks
-from energyaware.models import audit, load_model
+from energyaware.masks import achieved_sparsity, apply_masks, keep_through_training, load_masks, save_masks
+from energyaware.models import load_model
 from energyaware.precision import PRECISIONS
 from energyaware.pruning import PRUNERS
-from energyaware.pruning.patterns import NofM, Unstructured, make_pattern
 from energyaware.spec import FinetuneSpec, ModelRef, Pruning
 from tests.tiny import save_gpt2, save_llama
 
@@ -28,6 +29,11 @@ def ref(folder):
     return ModelRef("folder", folder.name, "x", str(folder))
 
 
+def prune(model, pruning):
+    """The masks; the model is pruned with them."""
+    return PRUNERS[pruning.kind].prune(model, pruning, (), 0).masks
+
+
 def finetune_spec(**changes):
     spec = FinetuneSpec(
         model=ModelRef("folder", "m", "x"), data=None, tasks=("root_cause",), precision="fp32", pruning=HALF,
@@ -35,41 +41,6 @@ def finetune_spec(**changes):
         sequence_length=64, lora_rank=4, lora_alpha=8.0, lora_dropout=0.0, zero_stage=0, seed=0,
     )  # fmt: skip
     return dataclasses.replace(spec, **changes)
-
-
-@pytest.mark.parametrize("name", PRUNERS)
-@pytest.mark.parametrize("pattern", [Unstructured(0.5), Unstructured(0.37), NofM(2, 4), NofM(4, 8)], ids=repr)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_pruner_keeps_exactly_what_its_pattern_says(name, pattern, dtype):
-    weight = torch.randn(24, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
-    weight[:, :16] = 0.5  # ties, of which a threshold would keep too many
-    mask = PRUNERS[name].keep(weight.float(), pattern)
-    assert mask.shape == weight.shape
-    assert mask.dtype == torch.bool
-    if name == "none":
-        assert mask.all()
-    elif isinstance(pattern, NofM):
-        assert (mask.view(24, -1, pattern.m).sum(-1) == pattern.n).all()
-    else:
-        assert int(mask.sum()) == round((1 - pattern.sparsity) * weight.numel())
-
-
-def test_magnitude_keeps_the_largest_by_hand():
-    weight = torch.tensor([[0.1, -3.0, 2.0, 0.2], [1.0, -1.5, 0.0, 0.4]])
-    assert PRUNERS["magnitude"].keep(weight, NofM(2, 4)).tolist() == [
-        [False, True, True, False],
-        [True, True, False, False],
-    ]
-    assert PRUNERS["magnitude"].keep(weight, Unstructured(0.75)).tolist() == [
-        [False, True, True, False],
-        [False, False, False, False],
-    ]
-
-
-@pytest.mark.parametrize("text", ["4:2", "0:4", "2:4:8", "half", "2-4"])
-def test_a_pattern_that_is_none_is_refused(text):
-    with pytest.raises(Exception, match="is not unstructured or n:m"):
-        make_pattern(text, 0.5)
 
 
 def test_eligible_layers_leave_out_head_and_embeddings(folder):
@@ -82,8 +53,7 @@ def test_eligible_layers_leave_out_head_and_embeddings(folder):
 @pytest.mark.parametrize("pruning", [HALF, TWO_OF_FOUR], ids=lambda p: p.label)
 def test_masks_run_along_the_input_and_survive_a_file(folder, pruning, tmp_path):
     model = load_model(ref(folder), FP32, "cpu")
-    masks = make_masks(model, pruning)
-    apply_masks(model, masks)
+    masks = prune(model, pruning)
     assert achieved_sparsity(model, masks) == 0.5
     for name, layer in eligible_layers(model).items():
         if pruning.pattern == "2:4":  # also of GPT-2's Conv1D, which stores (in, out)
@@ -96,8 +66,7 @@ def test_masks_run_along_the_input_and_survive_a_file(folder, pruning, tmp_path)
 
 def test_a_lost_mask_is_an_error(folder):
     model = load_model(ref(folder), FP32, "cpu")
-    masks = make_masks(model, HALF)
-    apply_masks(model, masks)
+    masks = prune(model, HALF)
     name = next(iter(masks))
     matrix = weight_matrix(model.get_submodule(name))
     where = (~masks[name]).nonzero()[0]
@@ -106,17 +75,34 @@ def test_a_lost_mask_is_an_error(folder):
         achieved_sparsity(model, masks)
 
 
-def test_a_shape_that_cannot_have_the_pattern_names_the_layer(folder):
-    with pytest.raises(AuditError, match=r"magnitude-2:7: layer .*in_features 64 is not a multiple of 7"):
-        make_masks(load_model(ref(folder), FP32, "cpu"), Pruning("magnitude", 5 / 7, "2:7", "after"))
+@pytest.mark.parametrize("shape", [(24, 64), (3, 5), (1, 1), (7, 8)])
+def test_a_mask_file_takes_one_bit_per_weight_and_gives_back_what_was_saved(shape, tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    masks = {name: torch.rand(shape, generator=draw) > 0.5 for name in ("a.b", "c")}
+    masks["transposed"] = masks["c"].T.contiguous().T
+    masks["same"] = masks["c"]
+    save_masks(masks, tmp_path)
+    again = load_masks(tmp_path)
+    assert list(again) == list(masks)
+    for name, mask in masks.items():
+        assert again[name].dtype == torch.bool
+        assert torch.equal(again[name], mask)
+    with safe_open(tmp_path / "masks.safetensors", "pt") as file:
+        stored = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert stored == 4 * -(-shape[0] * shape[1] // 8)
+
+
+def test_no_masks_leave_no_file(tmp_path):
+    save_masks({}, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert load_masks(tmp_path) == {}
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
 @pytest.mark.parametrize("pruning", [HALF, TWO_OF_FOUR], ids=lambda p: p.label)
 def test_zeros_survive_quantisation(folder, precision, pruning, tmp_path):
     dense = load_model(ref(folder), FP32, "cpu")
-    masks = make_masks(dense, pruning)
-    apply_masks(dense, masks)
+    masks = prune(dense, pruning)
     dense.save_pretrained(tmp_path)
     model = load_model(ref(folder), PRECISIONS[precision], "cpu", tmp_path)
     audited = audit(model, PRECISIONS[precision])
@@ -148,8 +134,7 @@ def train_a_little(model, ids, steps=5):
 @pytest.mark.parametrize("keep", [True, False])
 def test_gradient_hooks_keep_the_mask_through_full_training(folder, keep):
     model = load_model(ref(folder), FP32, "cpu")
-    masks = make_masks(model, HALF)
-    apply_masks(model, masks)
+    masks = prune(model, HALF)
     if keep:
         keep_through_training(model, masks)
     before = {name: weight_matrix(model.get_submodule(name)).clone() for name in masks}
@@ -165,8 +150,7 @@ def test_gradient_hooks_keep_the_mask_through_full_training(folder, keep):
 
 def test_masked_adapter_trains_and_merges_sparse_and_merging_changes_nothing(folder, tmp_path):
     base = load_model(ref(folder), FP32, "cpu")
-    masks = make_masks(base, HALF)
-    apply_masks(base, masks)
+    masks = prune(base, HALF)
     model = add_adapter(base, finetune_spec(), masks)
     ids = some_batch(base)
     train_a_little(model, ids)
@@ -189,8 +173,7 @@ def test_masked_adapter_trains_and_merges_sparse_and_merging_changes_nothing(fol
 
 def test_an_unmasked_merge_would_leave_no_zero(folder, tmp_path):
     base = load_model(ref(folder), FP32, "cpu")
-    masks = make_masks(base, HALF)
-    apply_masks(base, masks)
+    masks = prune(base, HALF)
     model = add_adapter(base, finetune_spec(), {})
     train_a_little(model, some_batch(base))
     assert all(name in masks for name, _ in _adapted(model))

@@ -10,6 +10,7 @@
      gpu GPU-uuid WATTS          a GPU, in the order of NVML's indices, drawing so much from time 0 on
      power INDEX SECONDS WATTS   from then on that GPU draws so much; in the order of time
      reset INDEX SECONDS         its counter starts again from zero
+     capability INDEX MAJOR MINOR   its compute capability, if not 9 0; 0 0 means that it cannot be read
      fail INDEX CODE             its counter cannot be read: an nvmlReturn_t, such as 3 for not supported, 15 for lost
 
    To widen it: a new word in read_scenario, a field in struct gpu, a function below. */
@@ -27,6 +28,7 @@ enum { MAX_GPUS = 16, MAX_EVENTS = 64, FIELD_ENERGY = 83, FIELD_POWER_INSTANT = 
 struct gpu {
     char uuid[96];
     unsigned index;
+    int major, minor;                                /* compute capability */
     int fail;                                        /* what reading the counter returns, if not SUCCESS */
     int powers, resets;
     double power_at[MAX_EVENTS], watts[MAX_EVENTS];  /* drawn from that time on */
@@ -59,6 +61,7 @@ static void read_line(const char *line) {
         memset(gpu, 0, sizeof *gpu);
         strcpy(gpu->uuid, uuid);
         gpu->index = count++;
+        gpu->major = 9;
         gpu->watts[gpu->powers++] = a;
     } else if (sscanf(line, "power %u %lf %lf", &index, &a, &b) == 3 && numbered(index)
                && gpus[index].powers < MAX_EVENTS) {
@@ -67,7 +70,10 @@ static void read_line(const char *line) {
         gpu->watts[gpu->powers++] = b;
     } else if (sscanf(line, "reset %u %lf", &index, &a) == 2 && numbered(index) && gpus[index].resets < MAX_EVENTS)
         gpus[index].reset_at[gpus[index].resets++] = a;
-    else if (sscanf(line, "fail %u %lf", &index, &a) == 2 && numbered(index)) gpus[index].fail = (int)a;
+    else if (sscanf(line, "capability %u %lf %lf", &index, &a, &b) == 3 && numbered(index)) {
+        gpus[index].major = (int)a;
+        gpus[index].minor = (int)b;
+    } else if (sscanf(line, "fail %u %lf", &index, &a) == 2 && numbered(index)) gpus[index].fail = (int)a;
     else malformed(line);
 }
 
@@ -165,6 +171,12 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, device *out) {
 int nvmlDeviceGetIndex(device gpu, unsigned *out) { *out = gpu->index; return SUCCESS; }
 int nvmlDeviceGetUUID(device gpu, char *out, unsigned length) { return text(gpu->uuid, out, length); }
 int nvmlDeviceGetName(device gpu, char *out, unsigned length) { (void)gpu; return text("NVIDIA H200", out, length); }
+
+int nvmlDeviceGetCudaComputeCapability(device gpu, int *major, int *minor) {
+    *major = gpu->major;
+    *minor = gpu->minor;
+    return gpu->major ? SUCCESS : NOT_SUPPORTED;
+}
 
 int nvmlDeviceGetTotalEnergyConsumption(device gpu, unsigned long long *out) {
     return users ? counter(gpu, out) : UNINITIALIZED;

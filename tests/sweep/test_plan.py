@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from energyaware.errors import InputError
+from energyaware.precision import Hardware
 from energyaware.spec import FinetuneSpec, InferenceSpec, canonical_json, stage_id
 from sweep.plan import make_plan
 from sweep.show_plan import as_json
@@ -18,10 +19,10 @@ QUICKSTART = "examples/quickstart.yaml"
 
 @pytest.fixture
 def plan_of(tmp_path):
-    def plan_of(text, device="cpu"):
+    def plan_of(text, device="cpu", capability=None):
         path = tmp_path / "s.yaml"
         path.write_text(text)
-        return make_plan(load(path), device)
+        return make_plan(load(path), Hardware(device, capability))
 
     return plan_of
 
@@ -74,6 +75,65 @@ def test_infeasible_stages_say_why_and_so_do_those_that_need_them(plan_of):
     assert all(stage.state == "planned" for stage in on_gpu)
 
 
+def test_serving_in_several_precisions_shares_a_fine_tuning(plan_of):
+    plan = plan_of("precisions: [{finetune: bf16, inference: [bf16, int8, nf4]}, nf4]")
+    assert kinds(plan) == {"finetune": 2, "inference": 4}
+    assert {(s.spec.finetune_precision, s.spec.precision) for s in plan if s.spec.kind == "inference"} == {
+        *(("bf16", "bf16"), ("bf16", "int8"), ("bf16", "nf4"), ("nf4", "nf4")),
+    }
+    assert "inference bf16→nf4" in {stage.title for stage in plan}
+
+
+def test_what_hardware_lacks_is_infeasible_with_the_reason(plan_of):
+    text = "precisions: [tf32, fp8]\nfinetune: {method: none}"
+    assert all(stage.state == "infeasible" and stage.reason for stage in plan_of(text))
+    assert [s.state for s in plan_of(text, "cuda", (7, 0))] == ["infeasible", "infeasible"]
+    assert [s.state for s in plan_of(text, "cuda", (8, 0))] == ["planned", "infeasible"]
+    assert [s.state for s in plan_of(text, "cuda", (9, 0))] == ["planned", "planned"]
+    serve_fp8 = plan_of("precisions: {finetune: bf16, inference: fp8}", "cuda", (9, 0))
+    assert all(stage.state == "planned" for stage in serve_fp8)
+
+
+def test_a_sparse_kernel_that_is_asked_for_is_infeasible_without_cuda(plan_of):
+    text = "precisions: [bf16, nf4]\nprunings: {kind: wanda, pattern: 2:4, realisation: semi-structured-kernel}"
+    here = [stage for stage in plan_of(text) if stage.spec.kind == "inference"]
+    assert all(stage.state == "infeasible" for stage in here)
+    assert {s.spec.precision: "an NVIDIA GPU" in s.reason for s in here} == {"bf16": True, "nf4": False}
+    assert all("16-bit weights, not nf4" in s.reason for s in here if s.spec.precision == "nf4")
+    there = {s.spec.precision: s.state for s in plan_of(text, "cuda", (9, 0)) if s.spec.kind == "inference"}
+    assert there == {"bf16": "planned", "nf4": "infeasible"}
+
+
+def test_a_pruning_before_is_the_same_fine_tuning_however_it_is_realised(plan_of):
+    text = "{{kind: magnitude, pattern: 2:4, applied: before, realisation: {}}}"
+    plan = plan_of(f"precisions: bf16\nprunings: [{text.format('auto')}, {text.format('simulated')}]")
+    assert kinds(plan) == {"finetune": 1, "inference": 2}
+
+
+def test_without_fine_tuning_a_pruning_is_carried_out_all_the_same(plan_of):
+    text = "{kind: magnitude, sparsity: 0.5, applied: [before, after]}"
+    (stage,) = plan_of(f"precisions: fp32\nfinetune: {{method: none}}\nprunings: {text}")
+    assert stage.spec.pruning.applied == "after"
+
+
+def test_a_family_that_cannot_lose_heads_says_so_before_anything_starts(plan_of, tmp_path):
+    save_gpt2(tmp_path / "gpt2")
+    plan = plan_of("precisions: bf16\nmodel: ./gpt2\nprunings: [heads-50%, neurons-50%]")
+    refused = {s.spec.pruning.kind: s.reason for s in plan if s.state == "infeasible"}
+    assert refused.keys() == {"heads"}
+    assert "head" in refused["heads"]
+
+
+def test_own_calibration_texts_are_pinned_by_content(plan_of, tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"body": "one"}\n')
+    text = "precisions: bf16\nprunings: wanda-50%\ncalibration: {path: texts.jsonl, column: body}"
+    first = [stage.stage_id for stage in plan_of(text)]
+    (tmp_path / "texts.jsonl").write_text('{"body": "two"}\n')
+    again = [stage.stage_id for stage in plan_of(text)]
+    assert first[0] == again[0], "the fine-tuning does not look at them"
+    assert first[1] != again[1]
+
+
 def test_an_id_names_what_determines_the_result_and_nothing_else(plan_of, tmp_path):
     text = "precisions: bf16\nfinetune: {batch_size: 32}"
     first = [stage.stage_id for stage in plan_of(text)]
@@ -89,7 +149,7 @@ def test_an_id_is_the_hash_of_canonical_json(plan_of):
     for stage in plan_of("precisions: bf16"):
         settings = json.loads(canonical_json(stage.spec))
         assert stage_id(stage.spec) == stage.stage_id
-        assert settings["protocol"] == 1
+        assert settings["protocol"] == 2
         assert "location" not in settings["model"]
         assert isinstance(stage.spec, FinetuneSpec | InferenceSpec)
 
@@ -134,7 +194,7 @@ def test_json_has_what_programs_need(plan_of, tmp_path):
     path = tmp_path / "j.yaml"
     path.write_text("precisions: [bf16, fp16]")
     sweep = load(path)
-    plan = make_plan(sweep, "cpu")
+    plan = make_plan(sweep, Hardware("cpu"))
     done = next(iter(plan)).stage_id
     stages = json.loads(as_json(sweep, plan, {done}))["stages"]
     assert [stage.keys() >= {"id", "kind", "needs", "settings", "state", "reason"} for stage in stages] == [True] * 4

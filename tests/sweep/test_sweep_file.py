@@ -1,6 +1,7 @@
 import pytest
 
 from energyaware.errors import InputError
+from energyaware.spec import Calibration
 from sweep.sweep_file import dump, load, parse
 
 TEN_LINES = """\
@@ -27,16 +28,52 @@ def write(tmp_path):
     return write
 
 
+def pairs(sweep):
+    return [pair for choice in sweep.precisions for pair in choice.pairs()]
+
+
+def prunings(sweep):
+    return [pruning for choice in sweep.prunings for pruning in choice.prunings(Calibration())]
+
+
 def test_a_useful_sweep_file_has_ten_lines(write):
     sweep = load(write(TEN_LINES))
     assert sweep.name == "my-sweep"
-    assert sweep.precisions == ("bf16", "nf4")
+    assert pairs(sweep) == [("bf16", "bf16"), ("nf4", "nf4")]
     assert sweep.tasks == ("root_cause",)
-    assert [choice.pruning().label for choice in sweep.prunings] == ["none", "magnitude-50%", "magnitude-2:4"]
-    assert [choice.pruning().applied for choice in sweep.prunings] == [None, "after", "before"]
-    assert sweep.prunings[2].pruning().sparsity == 0.5
+    asked = prunings(sweep)
+    assert [pruning.label for pruning in asked] == ["none", "magnitude-50%", "magnitude-2:4"]
+    assert [pruning.applied for pruning in asked] == [None, "after", "before"]
+    assert asked[2].sparsity == 0.5
     assert sweep.finetune.learning_rate == 0.002  # YAML 1.1 would read a text
     assert sweep.results == "out"
+
+
+def test_train_in_one_precision_and_serve_in_others_is_one_line(write):
+    sweep = load(write("precisions: [bf16, {finetune: bf16, inference: [int8, nf4]}]"))
+    assert pairs(sweep) == [("bf16", "bf16"), ("bf16", "int8"), ("bf16", "nf4")]
+    assert load(write(dump(sweep), "again.yaml")) == sweep
+
+
+def test_lists_in_a_pruning_are_axes(write):
+    text = "{kind: [magnitude, wanda], sparsity: [0.25, 0.5], pattern: 2:4, applied: [before, after]}"
+    sweep = load(write(f"precisions: bf16\nprunings: [none, {text}, heads-25%]"))
+    asked = prunings(sweep)
+    assert len(asked) == len(set(asked)) == 1 + 2 * 3 * 2 + 1
+    assert [(p.label, p.applied) for p in asked[1:7]] == [
+        *(("magnitude-25%", "before"), ("magnitude-25%", "after"), ("magnitude-50%", "before")),
+        *(("magnitude-50%", "after"), ("magnitude-2:4", "before"), ("magnitude-2:4", "after")),
+    ]
+    assert {p.kind for p in asked if p.calibration} == {"wanda", "heads"}
+    assert asked[-1].pattern == "structured"
+    assert load(write(dump(sweep), "again.yaml")) == sweep
+
+
+def test_single_layers_can_be_pruned_otherwise(write):
+    text = "{kind: wanda, sparsity: 0.5, layers: {model.layers.0.*: none, '*.down_proj': 25%, '*.q_proj': 4:8}}"
+    (pruning,) = prunings(load(write(f"precisions: bf16\nprunings: {text}")))
+    assert pruning.label == "wanda-50%*"
+    assert pruning.overrides == (("model.layers.0.*", "none"), ("*.down_proj", "25%"), ("*.q_proj", "4:8"))
 
 
 def test_one_line_is_enough(write):
@@ -67,19 +104,56 @@ def test_the_tree_is_frozen(write):
 @pytest.mark.parametrize(
     ("text", "field", "problem"),
     [
-        ("precisions: [bf17]", "precisions[0]", "'bf17' is no precision; allowed: fp32, bf16, fp16, int8, nf4"),
+        ("precisions: [bf17]", "precisions[0]", "'bf17' is no precision; allowed: fp32, tf32, bf16"),
+        ("precisions: bf17", "precisions", "'bf17' is no precision; allowed: fp32, tf32, bf16"),
+        ("precisions: [{finetune: bf16}]", "precisions[0].inference", "is missing"),
+        ("precisions: [{finetune: bf16, inference: [nf5]}]", "precisions[0].inference[0]", "'nf5' is no precision"),
+        ("precisions: [{finetune: bf16, inference: nf5}]", "precisions[0].inference", "'nf5' is no precision"),
+        (
+            "precisions: [{finetune: bf16, inference: nf4, serve: nf4}]",
+            "precisions[0].serve",
+            "unknown key; allowed: finetune, inference",
+        ),
         ("precisions: []", "precisions", "at least 1 item"),
         ("model: builtin", "precisions", "is missing"),
         ("precisions: bf16\nlr: 1", "lr", "unknown key; allowed: name, model, tasks, data, precisions"),
         ("precisions: bf16\nfinetune: {lr: 1}", "finetune.lr", "unknown key; allowed: method, epochs"),
         ("precisions: bf16\nfinetune: {lora: {r: 1}}", "finetune.lora.r", "unknown key; allowed: rank, alpha, dropout"),
-        ("precisions: bf16\nmodel: {folder: x, rev: 1}", "model[0].rev", "unknown key; allowed: builtin, folder, hub"),
-        ("precisions: bf16\nmodel: {folder: x, hub: y/z}", "model[0]", "exactly one of builtin, folder, hub"),
+        ("precisions: bf16\nmodel: {folder: x, rev: 1}", "model.rev", "unknown key; allowed: builtin, folder, hub"),
+        ("precisions: bf16\nmodel: {folder: x, hub: y/z}", "model", "exactly one of builtin, folder, hub"),
         ("precisions: bf16\ntasks: [sentiment]", "tasks[0]", "'sentiment' is no task; allowed: root_cause, response"),
-        ("precisions: bf16\nprunings: [wandb-50%]", "prunings[0].kind", "'wandb' is no pruning; allowed: none, magni"),
-        ("precisions: bf16\nprunings: [magnitude]", "prunings[0]", "exactly one of sparsity"),
+        (
+            "precisions: bf16\nprunings: [wandb-50%]",
+            "prunings[0].kind",
+            "'wandb' is no pruning; allowed: none, random, m",
+        ),
+        ("precisions: bf16\nprunings: [magnitude]", "prunings[0]", "wants sparsity (such as 0.5) or pattern"),
+        ("precisions: bf16\nprunings: [none-50%]", "prunings[0]", "none takes neither sparsity, pattern"),
+        ("precisions: bf16\nprunings: [heads-2:4]", "prunings[0]", "heads removes whole structures: it wants sparsity"),
+        ("precisions: bf16\nprunings: [{kind: wanda, sparsity: 0.5, layers: {x: half}}]", "", "'half' is not"),
+        (
+            "precisions: bf16\nprunings: [{kind: wanda, sparsity: 0.5, layers: {x: 4:2}}]",
+            "",
+            "'4:2' is not unstructured or n:m",
+        ),
+        ("precisions: bf16\nprunings: [{kind: wanda, sparsity: [0.5, 1.5]}]", "prunings[0].sparsity[1]", "less than 1"),
+        (
+            "precisions: bf16\nprunings: [{kind: wanda, pattern: 4:8, realisation: semi-structured-kernel}]",
+            "prunings[0]",
+            "semi-structured-kernel is for pattern 2:4 alone",
+        ),
+        (
+            "precisions: bf16\nprunings: [{kind: wanda, pattern: 2:4, realisation: fast}]",
+            "realisation",
+            "'auto', 'simu",
+        ),
+        ("precisions: bf16\ncalibration: {examples: 0}", "calibration.examples", "greater than or equal to 1"),
         ("precisions: bf16\nprunings: [magnitude-150%]", "prunings[0].sparsity", "less than 1"),
-        ("precisions: bf16\nprunings: [magnitude-4:2]", "prunings[0]", "n must be smaller than m"),
+        (
+            "precisions: bf16\nprunings: [magnitude-4:2]",
+            "prunings[0]",
+            "'4:2' is not unstructured or n:m with 0 < n < m",
+        ),
         ("precisions: bf16\nprunings: [none, none]", "prunings", "entry 1 says the same as entry 0"),
         ("precisions: bf16\nfinetune: {epochs: many}", "finetune.epochs", "'many': input should be a valid integer"),
         ("precisions: bf16\nfinetune: {zero_stage: 4}", "finetune.zero_stage", "less than or equal to 3"),

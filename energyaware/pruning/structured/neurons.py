@@ -1,0 +1,48 @@
+"""Feed-forward neurons removed: narrower feed-forward layers, in every block as many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from energyaware.errors import AuditError
+from energyaware.pruning.base import Batch, Pruned
+from energyaware.pruning.structured.inventory import structures
+from energyaware.pruning.structured.parts import configs, feed_forwards, projections
+from energyaware.pruning.structured.resize import keep_inputs, keep_outputs
+from energyaware.pruning.structured.scores import column_scores
+from energyaware.pruning.structured.shares import highest, how_many, prunable_family
+
+if TYPE_CHECKING:
+    from energyaware.spec import Pruning
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Removes the neurons that give least to the outputs of their layer: see `column_scores`."""
+
+    structured: bool = True
+    calibrates: bool = True
+    reconstructs: bool = False
+
+    def prune(self, model: Any, pruning: Pruning, calibration: Sequence[Batch], seed: int) -> Pruned:
+        """The share is of the neurons of each block."""
+        family = prunable_family(model, pruning, calibration)
+        shape = family.feed_forward
+        if shape is None:
+            raise AuditError(f"{pruning.label}: {family.name} models have no feed-forward layers that are known")
+        count = structures(model.config)["neurons"]
+        gone = how_many(pruning, count, "neurons", range(1, count))
+
+        parts = feed_forwards(model, family)
+        readers = {part.name: (part.stack, getattr(part.module, shape.out)) for part in parts}
+        scores = column_scores(model, readers, family, calibration)
+        for part in parts:
+            kept = highest(scores[part.name], count - gone)
+            for layer in projections(part, shape.into).values():
+                keep_outputs(layer, kept)
+            keep_inputs(getattr(part.module, shape.out), kept)
+        for config in configs(model, family):
+            setattr(config, shape.width, count - gone)
+        return Pruned({}, {"neurons": (gone, count)})
