@@ -79,7 +79,8 @@ def left_out(results: Results) -> pl.LazyFrame:
     """
     unfinished = states(results).filter(pl.col("kind") == "inference", pl.col("state") != "finished")
     incomplete = candidates(results).filter(pl.col("reason").is_not_null()).with_columns(state=pl.lit("incomplete"))
-    columns = ["model", "precision", "pruning", "pruning_applied", "seed", "state", "reason", "stage_id"]
+    columns = ["model", "precision", "finetune_precision", "pruning", "pruning_applied", "seed", "state", "reason"]
+    columns += ["stage_id"]
     return pl.concat([unfinished.select(columns), incomplete.select(columns)]).sort(columns)
 
 

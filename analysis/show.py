@@ -102,9 +102,16 @@ def as_table(answer: Answer) -> "Group":
     title = f"R = {answer.weight:g} phi + {1 - answer.weight:g} rho, phi {answer.phi}, over {answer.requests} requests"
     tables = [_table(title, [_cells(row) for row in answer.rows.iter_rows(named=True)])]
     if not answer.left_out.is_empty():
-        shown = answer.left_out.select(*_LEFT_OUT).rename(_LEFT_OUT)
+        shown = answer.left_out.with_columns(_precisions()).select(*_LEFT_OUT).rename(_LEFT_OUT)
         tables += [_table(f"left out: {shown.height}", shown.to_dicts())]
     return Group(*(plain(note, "yellow") for note in answer.notes), *tables)
+
+
+def _precisions() -> pl.Expr:
+    """nf4, or bf16→nf4 of what was fine-tuned in another precision than it is served in."""
+    served, tuned = pl.col("precision"), pl.col("finetune_precision")
+    differs = (tuned != served).fill_null(value=False)
+    return pl.when(differs).then(pl.format("{}→{}", tuned, served)).otherwise(served).alias("precision")
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,22 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
-import shlex
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from environment import provenance, spread
 from rich.console import Console
 from rich.table import Table
 
@@ -166,13 +161,7 @@ def main() -> None:
 
     rows = [row(case, tokens, measured[case]) for case, _, tokens in todo]
     report = {
-        "benchmark": "gpu_kernels",
-        "measured": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "command": shlex.join(["python", *sys.argv]),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()}, dry run)",
-        "load": os.getloadavg(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "bitsandbytes")}
-        | {"python": platform.python_version()},
+        **provenance("gpu_kernels", "torch", "transformers", "bitsandbytes"),
         "parameters": parameters,
         "variants": {name: about for name, (_, about) in loaded.items()},
         "rows": rows,
@@ -186,15 +175,9 @@ def main() -> None:
 def row(case: tuple[str, int, str], tokens: int, values: list[dict[str, float | None]]) -> dict[str, Any]:
     """Median and spread of a case, per token."""
     name, batch, phase = case
-    rates = sorted(tokens / value["duration_s"] for value in values if value["duration_s"])
-    spent = sorted(value["energy_j"] / tokens for value in values if value["energy_j"] is not None)
-    figures: dict[str, Any] = {
-        "tokens_per_s": statistics.median(rates),
-        "tokens_per_s_spread": [rates[0], rates[-1]],
-        "energy_j_per_token": None,
-    }
-    with suppress(statistics.StatisticsError):
-        figures |= {"energy_j_per_token": statistics.median(spent), "energy_j_per_token_spread": [spent[0], spent[-1]]}
+    rates = [tokens / value["duration_s"] for value in values if value["duration_s"]]
+    spent = [value["energy_j"] / tokens for value in values if value["energy_j"] is not None]
+    figures = {"tokens_per_s": spread(rates), "energy_j_per_token": spread(spent, 6) if spent else None}
     return {"variant": name, "batch": batch, "phase": phase, **figures}
 
 
@@ -203,18 +186,19 @@ def show(rows: list[dict[str, Any]], report: dict[str, Any], path: Path) -> None
     table = Table("phase", "batch", "variant", "tokens/s", "to dense", "J/token", "to dense")
     for r in sorted(rows, key=lambda r: (r["phase"] == "decode", r["batch"])):
         base = dense[r["batch"], r["phase"]]
-        energy = r["energy_j_per_token"]
+        rate, energy = r["tokens_per_s"]["median"], r["energy_j_per_token"]
         table.add_row(
             r["phase"],
             str(r["batch"]),
             r["variant"],
-            f"{r['tokens_per_s']:.0f}",
-            f"{r['tokens_per_s'] / base['tokens_per_s']:.2f}",
-            "unknown" if energy is None else f"{energy:.4f}",
-            "" if energy is None else f"{energy / base['energy_j_per_token']:.2f}",
+            f"{rate:.0f}",
+            f"{rate / base['tokens_per_s']['median']:.2f}",
+            "unknown" if energy is None else f"{energy['median']:.4f}",
+            "" if energy is None else f"{energy['median'] / base['energy_j_per_token']['median']:.2f}",
         )
     console = Console()
-    console.print(f"{report['device']}, {report['parameters'] / 1e9:.2f} billion parameters", highlight=False)
+    device = report["machine"]["gpu"] or "no GPU: a dry run"
+    console.print(f"{device}, {report['parameters'] / 1e9:.2f} billion parameters", highlight=False)
     console.print(table)
     console.print(f"written to {path}", highlight=False)
 

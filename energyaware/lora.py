@@ -62,7 +62,7 @@ def merge_adapter(model: Any, masks: Masks) -> Any:
 
 def _mask_adapter(model: Any, masks: Masks, forward: type[_TrainedForward | _ServedForward]) -> Any:
     for name, layer in _adapted(model):
-        if name in masks:
+        if name in masks and not bool(masks[name].all()):  # a layer left whole adapts as usual
             layer.forward = forward(layer, masks[name])
     return model
 

@@ -48,6 +48,8 @@ def keep_through_training(model: Any, masks: Masks) -> None:
     weight is empty, under 1 and 2 the optimizer's own copy drifts.
     """
     for name, mask in masks.items():
+        if bool(mask.all()):
+            continue
         layer = layer_named(model, name)
         stays = (mask.T if is_transposed(layer) else mask).to(layer.weight.device)
         layer.weight.register_hook(lambda gradient, stays=stays: gradient * stays)

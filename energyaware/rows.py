@@ -70,9 +70,7 @@ STAGES = (
     Column("structures", "text", "JSON: heads, neurons, layers, … removed, as [removed, of]; null for masks"),
     Column("realisation", "text", "none, simulated, semi-structured-kernel or physical"),
     Column("realised_layers", "int", "layers on sparse kernels; null where structures were removed"),
-    Column(
-        "realised_share", "float", "share of the pruned weights that saves work: 1 if physical; null for dense"
-    ),
+    Column("realised_share", "float", "share of the pruned weights that saves work: 1 if physical; null for dense"),
     Column("unrealised_layers", "texts", "pruned layers left on dense kernels, each with the reason"),
     Column("calibration_examples", "int", "examples that the pruning was calibrated on; null without calibration"),
     Column("calibration_tokens", "int", "their tokens, padding left out"),

@@ -49,12 +49,18 @@ class Hessian(InputGram):
             damping = DAMPING * diagonal[~self._dead].mean() if bool((~self._dead).any()) else 0.0
             diagonal[self._dead] = 1.0
             diagonal += damping
-            del diagonal
-            matrix, failed = torch.linalg.cholesky_ex(matrix)
+            failed = torch.empty(0, dtype=torch.int32, device=matrix.device)
+            # In place, in the order of LAPACK's columns (a symmetric matrix is its own transpose): the matrix of the
+            # widest layer may be larger than all weights of its block.
+            columns = matrix.mT
+            torch.linalg.cholesky_ex(columns, out=(columns, failed))
             if int(failed):
                 raise ArithmeticError(f"the Hessian of {self.tokens} tokens is not positive definite")
-            matrix = torch.cholesky_inverse(matrix)
-            self._factor = torch.linalg.cholesky(matrix, upper=True).float()
+            torch.cholesky_inverse(columns, out=columns)
+            torch.linalg.cholesky_ex(columns, out=(columns, failed))
+            if int(failed):
+                raise ArithmeticError(f"the inverse Hessian of {self.tokens} tokens is not positive definite")
+            self._factor = columns.mT.float()
         return self._factor, self._dead
 
 

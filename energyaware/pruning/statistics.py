@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 if TYPE_CHECKING:
     from torch import Tensor, device
+
+
+ROWS: Final = 512
+"""Rows of a Gram matrix that are added to at once."""
 
 
 class InputStatistics(Protocol):
@@ -73,7 +77,9 @@ class InputGram:
         In float32 over batches a few of a thousand choices of SparseGPT came out otherwise than in exact arithmetic.
         """
         self.tokens += len(inputs)
-        self.gram += inputs.float().T @ inputs.float()
+        inputs = inputs.float()
+        for start in range(0, len(self.gram), ROWS):  # a product as large as the sum would double what it takes
+            self.gram[start : start + ROWS] += inputs[:, start : start + ROWS].T @ inputs
 
     def __add__(self, other: Self) -> Self:
         total = type(self)(0, self.gram.device)

@@ -73,7 +73,7 @@ def newer(file: Path) -> None:
         ("z.parquet", lambda file: file.write_text("hello, I am a text"), "torn, or not a Parquet file"),
         ("notes.txt", lambda file: file.write_text("hello"), "not a Parquet file"),
         ("z.parquet", lambda file: pq.write_table(pa.table({"x": [1]}), file), "not a table of ours"),
-        ("z.parquet", newer, "written under schema 2, newer than 1"),
+        ("z.parquet", newer, "written under schema 3, newer than 2"),
         (
             "z.parquet",
             lambda file: pq.write_table(pa.table({"stage_id": ["z"], "energy_j": ["much"]}), file),

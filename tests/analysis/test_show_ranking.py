@@ -99,6 +99,15 @@ def test_notes_stand_above_the_table_and_left_out_below(lab):
     assert "int8 needs [bold]a GPU" in text
 
 
+def test_a_row_left_out_says_in_which_precision_it_was_tuned_where_that_is_another(tmp_path):
+    lab = Lab(tmp_path)
+    lab.inference("a", needs=None, energy=None, precision="nf4", finetune_precision="bf16")
+    lab.inference("b", needs=None, energy=None, precision="int8", finetune_precision="int8")
+    text = printed(lab)
+    assert "bf16→nf4" in text
+    assert "int8→int8" not in text
+
+
 def test_that_all_energy_is_estimated_is_said_above_the_table(tmp_path):
     lab = Lab(tmp_path)
     lab.inference("a", needs=None, measured=False)

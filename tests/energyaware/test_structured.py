@@ -15,6 +15,7 @@ from energyaware.families import FAMILIES, family_of
 from energyaware.layers import weight_matrix
 from energyaware.pruning import PRUNERS
 from energyaware.pruning.structured import structures, verify_structures
+from energyaware.pruning.structured.neurons import _for_kernels
 from energyaware.spec import Pruning
 from tests.energyaware.structured_models import (
     CASES,
@@ -145,11 +146,28 @@ def test_the_share_is_rounded_to_whole_structures_and_counted(name, pruner):
     for unit, (gone, of) in removed.items():
         assert before[unit] == of
         assert after[unit] == of - gone
-        assert abs(gone - share(name, pruner) * of) <= 0.5
+        assert abs(gone - share(name, pruner) * of) <= max(0.5, of / 64 if unit == "neurons" else 0)
     assert {unit: after[unit] for unit in after if unit not in removed} == {
         unit: before[unit] for unit in before if unit not in removed
     }
     assert len(removed) == (2 if dense.config.is_encoder_decoder and pruner == "layers" else 1)
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "kept"),
+    [
+        (0.3, 11008, 7680),  # Llama 2 7B, whose 30 % are 3302.4 neurons
+        (0.5, 11008, 5504),
+        (0.25, 3072, 2304),
+        (0.3, 1536, 1072),
+        (0.3, 256, 180),
+        (0.3, 96, 67),  # too few for a step
+        (0.99, 64, 1),
+        (0.004, 1000, 992),
+    ],
+)
+def test_neurons_that_stay_are_a_width_for_matrix_kernels(share, count, kept):
+    assert _for_kernels(count - round(share * count), count) == kept
 
 
 @pytest.mark.parametrize(("name", "pruner"), cases())

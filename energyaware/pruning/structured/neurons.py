@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from energyaware.errors import AuditError
 from energyaware.pruning.base import Batch, Pruned
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from energyaware.spec import Pruning
 
 
+WIDEST_STEP: Final = 128
+"""Kept neurons are a multiple of a power of two up to this, as tensor cores and quantisation blocks want widths."""
+FINEST_SHARE: Final = 64
+"""And up to this part of all neurons, so that rounding moves the share by less than a percentage point."""
+
+
 @dataclass(frozen=True)
 class Neurons:
     """Removes the neurons that give least to the outputs of their layer: see `column_scores`."""
@@ -27,13 +33,13 @@ class Neurons:
     reconstructs: bool = False
 
     def prune(self, model: Any, pruning: Pruning, calibration: Sequence[Batch], seed: int) -> Pruned:
-        """The share is of the neurons of each block."""
+        """The share is of the neurons of each block, rounded to a width that matrix kernels are fast at."""
         family = prunable_family(model, pruning, calibration)
         shape = family.feed_forward
         if shape is None:
             raise AuditError(f"{pruning.label}: {family.name} models have no feed-forward layers that are known")
         count = structures(model.config)["neurons"]
-        gone = how_many(pruning, count, "neurons", range(1, count))
+        gone = count - _for_kernels(count - how_many(pruning, count, "neurons", range(1, count)), count)
 
         parts = feed_forwards(model, family)
         readers = {part.name: (part.stack, getattr(part.module, shape.out)) for part in parts}
@@ -46,3 +52,12 @@ class Neurons:
         for config in configs(model, family):
             setattr(config, shape.width, count - gone)
         return Pruned({}, {"neurons": (gone, count)})
+
+
+def _for_kernels(kept: int, count: int) -> int:
+    """The nearest width to `kept` that is a multiple of the step, some but not all of `count`."""
+    step = 1
+    while 2 * step <= min(WIDEST_STEP, count // FINEST_SHARE):
+        step *= 2
+    rounded = round(kept / step) * step
+    return rounded if 0 < rounded < count else kept
