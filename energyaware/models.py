@@ -63,12 +63,10 @@ def load_model(model: ModelRef, precision: Precision, device: Device, folder: Pa
     `folder` holds plain weights to load in place of the base model's: pruned, or fine-tuned in full.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     index = torch.cuda.current_device() if device == "cuda" else None
     where = locate(model) if folder is None else {"pretrained_model_name_or_path": str(folder)}
-    config = AutoConfig.from_pretrained(**where, trust_remote_code=model.trust_remote_code)
-    architecture = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    architecture, _ = _architecture(model, where)
     loaded = architecture.from_pretrained(
         **where,
         **precision.load_arguments(),
@@ -79,3 +77,20 @@ def load_model(model: ModelRef, precision: Precision, device: Device, folder: Pa
     precision.after_load(loaded)
     loaded.config.use_cache = True
     return loaded
+
+
+def skeleton(model: ModelRef) -> Any:
+    """The model without weights, from its configuration alone: names and shapes, on torch's meta device."""
+    import torch
+
+    architecture, config = _architecture(model, locate(model))
+    with torch.device("meta"):
+        return architecture.from_config(config, trust_remote_code=model.trust_remote_code)
+
+
+def _architecture(model: ModelRef, where: dict[str, Any]) -> tuple[Any, Any]:
+    """The class that transformers loads the model with, and its configuration."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config = AutoConfig.from_pretrained(**where, trust_remote_code=model.trust_remote_code)
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, config

@@ -1,7 +1,7 @@
 """The plan: every distinct stage of a sweep once, what it needs, and which stages cannot run here and why."""
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from energyaware.precision import Hardware
@@ -61,6 +61,16 @@ class Plan:
         left = [s for s in self.stages if s.state == "planned" and s.stage_id not in finished]
         needed = {need for stage in left for need in stage.spec.needs}
         return tuple(s for s in left if s.spec.kind == "inference" or s.stage_id in needed)
+
+    def refusing(self, reasons: Mapping[str, str]) -> "Plan":
+        """The plan with those stages infeasible, and those that need them. `reasons` are by stage id."""
+
+        def refused(stage: PlannedStage) -> PlannedStage:
+            blocked = next((reasons[need] for need in stage.spec.needs if need in reasons), None)
+            reason = reasons.get(stage.stage_id) or (blocked and f"its fine-tuning is infeasible: {blocked}")
+            return replace(stage, state="infeasible", reason=reason) if reason else stage
+
+        return replace(self, stages=tuple(map(refused, self.stages)))
 
     def __iter__(self) -> Iterator[PlannedStage]:
         return iter(self.stages)

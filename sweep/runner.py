@@ -130,12 +130,12 @@ def _run_stages(
     from cluster.connect import join
 
     store.clear_incoming()
-    feasible = sum(stage.state == "planned" for stage in plan)
     with console.status("starting Ray"):
         machines = ExitStack()
         machines.enter_context(join(address))
     with machines, _interrupts():
         from cluster.gang import WorkerResources
+        from sweep.feasibility import refused_by_models
         from sweep.node_meter import start_meters
         from sweep.progress import Progress
         from sweep.schedule import StageSearcher, dispatch
@@ -146,6 +146,12 @@ def _run_stages(
         except InputError as problem:  # the meter knows the field, and not which file it came from
             raise InputError(source, problem.field, problem.problem) from None
         _prepare_models(left, meters, console)
+        if refused := refused_by_models(left):
+            plan = plan.refusing(refused)
+            store.write_plan([stage.row() for stage in plan])
+            left = plan.minus(store.finished())
+            for reason in dict.fromkeys(refused.values()):
+                console.print(f"infeasible: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         job = Job(
             sweep=sweep.name,
             stages={stage.stage_id: stage for stage in left},
@@ -156,6 +162,7 @@ def _run_stages(
             meters=meters,
             pue=sweep.energy.pue,
         )
+        feasible = sum(stage.state == "planned" for stage in plan)
         progress = Progress(feasible, left, meters, console)
 
         def listen(event: str, stage: PlannedStage, ended: Row) -> None:
@@ -167,7 +174,8 @@ def _run_stages(
         interrupted = False
         try:
             with progress:
-                dispatch(job, searcher)
+                if left:
+                    dispatch(job, searcher)
         except KeyboardInterrupt:
             interrupted = True
         finally:

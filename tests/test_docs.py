@@ -49,6 +49,16 @@ def test_the_readme_names_every_command():
     assert named == {command.name or command.callback.__name__ for command in app.registered_commands}
 
 
+def test_the_readmes_sweep_file_is_one(tmp_path):
+    from sweep.sweep_file import load
+
+    example = tmp_path / "example.yaml"
+    example.write_text(re.search(r"```yaml\n(.*?)```", README, re.DOTALL)[1])
+    sweep = load(example)
+    assert ("bf16", "nf4") in [pair for choice in sweep.precisions for pair in choice.pairs()]
+    assert {kind for choice in sweep.prunings for kind in choice.kind} == {"none", "wanda", "neurons", "sparsegpt"}
+
+
 @pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_the_readmes_commands_run_in_a_fresh_environment(tmp_path):

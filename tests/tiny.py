@@ -161,7 +161,7 @@ def save_falcon_alibi(folder: Path, seed: int = 0) -> Path:
     )
 
 
-def save_gpt2(folder: Path, seed: int = 0) -> Path:
+def save_gpt2(folder: Path, seed: int = 0, positions: int = 256) -> Path:
     """A GPT-2: Conv1D layers, tied embeddings, no padding token."""
     from transformers import GPT2Config
 
@@ -170,7 +170,7 @@ def save_gpt2(folder: Path, seed: int = 0) -> Path:
         n_embd=64,
         n_layer=2,
         n_head=4,
-        n_positions=256,
+        n_positions=positions,
         bos_token_id=0,
         eos_token_id=0,
     )

@@ -48,6 +48,18 @@ class Pruner(Protocol):
     @property
     def reconstructs(self) -> bool: ...
 
+    def check(self, model: Any, pruning: Pruning) -> None:
+        """Whether the model can have this pruning: its names and shapes alone are looked at.
+
+        Args:
+            model: a transformers model, which may be without weights (on torch's meta device).
+            pruning: as of `prune`.
+
+        Raises:
+            AuditError: a layer's shape cannot have the pattern, or the model lacks what is to be removed; the message
+                names it.
+        """
+
     def prune(self, model: Any, pruning: Pruning, calibration: Sequence[Batch], seed: int) -> Pruned:
         """Prune a model in full precision, in place.
 
@@ -58,6 +70,5 @@ class Pruner(Protocol):
             seed: of everything that is drawn.
 
         Raises:
-            AuditError: a layer's shape cannot have the pattern, or the model lacks what is to be removed; the message
-                names it.
+            AuditError: as `check`, or calibration does not reach what it has to.
         """

@@ -8,7 +8,7 @@ encoder-decoder the encoder's output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ def calibrate_blocks(
         raise AuditError(f"no calibration token reaches {', '.join(name for m in waiting.values() for name in m)}")
 
 
-def blocks_of(model: Any, layers: Mapping[str, Any]) -> dict[str, list[str]]:
+def blocks_of(model: Any, layers: Iterable[str]) -> dict[str, list[str]]:
     """The blocks that hold the layers: members of the outermost module lists; a layer outside of them is its own.
 
     Returns:

@@ -74,15 +74,13 @@ class Layerwise(ABC):
             bool, of the same shape.
         """
 
-    def prune(self, model: Any, pruning: Pruning, calibration: Sequence[Batch], seed: int) -> Pruned:
-        """Prune every eligible layer in place; layers that an override leaves alone get a mask that is all True.
-
-        Masks are on the CPU, and those of layers that share one weight are the same tensor.
+    def check(self, model: Any, pruning: Pruning) -> None:
+        """Look at names and shapes.
 
         Raises:
             AuditError: nothing is eligible, a layer's shape cannot have its pattern, an override matches no layer, a
-                weight is shared in a way that cannot be pruned, weights lie outside any linear layer, or calibration
-                does not reach a layer; the message names it.
+                weight is shared in a way that cannot be pruned, or weights lie outside any linear layer; the message
+                names it.
         """
         layers = model_layers.eligible_layers(model)
         if outside := list(model_layers.unseen_matrices(model)):
@@ -94,6 +92,22 @@ class Layerwise(ABC):
         for name, pattern in patterns.items():
             if pattern and (problem := pattern.refusal(_shape(layers[name]))):
                 raise AuditError(f"{pruning.label}: layer {name}: {problem}")
+        if self.statistics is not None:
+            pruned = [name for name, pattern in patterns.items() if pattern]
+            _refuse_sharing_between_blocks(model, pruned, shares, pruning)
+
+    def prune(self, model: Any, pruning: Pruning, calibration: Sequence[Batch], seed: int) -> Pruned:
+        """Prune every eligible layer in place; layers that an override leaves alone get a mask that is all True.
+
+        Masks are on the CPU, and those of layers that share one weight are the same tensor.
+
+        Raises:
+            AuditError: as `check`, or calibration does not reach a layer; the message names it.
+        """
+        self.check(model, pruning)
+        layers = model_layers.eligible_layers(model)
+        patterns = patterns_by_layer(layers, pruning)
+        shares = _sharing(layers, patterns, pruning)
         wanted = {name: layers[name] for name, pattern in patterns.items() if pattern}
         masks: Masks = {}
 
@@ -112,7 +126,6 @@ class Layerwise(ABC):
             for name in filter(wanted.__contains__, shares):
                 prune_layer(name, None)
         elif wanted:
-            _refuse_sharing_between_blocks(model, wanted, shares, pruning)
             calibrate_blocks(model, wanted, calibration, self.statistics, prune_block)
         return Pruned({name: masks.get(name, _all_true(layer)) for name, layer in layers.items()}, {})
 
@@ -141,7 +154,7 @@ def _sharing(
 
 
 def _refuse_sharing_between_blocks(
-    model: Any, layers: Mapping[str, Any], shares: Mapping[str, list[str]], pruning: Pruning
+    model: Any, layers: Sequence[str], shares: Mapping[str, list[str]], pruning: Pruning
 ) -> None:
     """A block is pruned before later ones see their inputs, so that one weight cannot wait for both."""
     block_of = {layer: block for block, inside in blocks_of(model, layers).items() for layer in inside}

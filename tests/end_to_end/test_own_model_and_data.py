@@ -232,24 +232,46 @@ def test_adding_a_precision_runs_only_what_is_new_and_a_stop_leaves_a_state_to_g
 
 
 def test_a_stage_that_fails_stops_no_other_and_is_tried_again(home):
-    """2:7 does not fit a matrix of 64 inputs, which only the model can tell."""
+    """Answers of 64 tokens leave no room for a prompt in 64 positions, which the stage finds out after pruning."""
     results = home / "results" / "fails"
-    (home / "fails.yaml").write_text(SWEEP.replace("[none, magnitude-2:4]", "[magnitude-2:7, none]"))
+    save_gpt2(home / "short", positions=64)
+    sweep = SWEEP.replace("./my-gpt2", "[./short, ./my-gpt2]").replace("[none, magnitude-2:4]", "magnitude-2:4")
+    sweep = sweep.replace("[fp32, fp16]", "fp32").replace("max_new_tokens: 4", "max_new_tokens: 64")
+    (home / "fails.yaml").write_text(sweep)
     done = energyaware("run", "fails.yaml", cwd=home, check=1)
-    assert "failed: AuditError: magnitude-2:7: layer transformer.h.0" in done.stderr
+    assert "failed: StageError: response: answers of 64 tokens leave no room for a prompt" in done.stderr
     states = sorted((row["kind"], row["state"], row["attempt"]) for row in rows(results, "attempts"))
-    assert states == [("finetune", "finished", 1), ("inference", "failed", 1), ("inference", "finished", 1)]
+    assert states == [
+        *(("finetune", "finished", 1), ("finetune", "finished", 1)),
+        *(("inference", "failed", 1), ("inference", "finished", 1)),
+    ]
     failed = next(row for row in rows(results, "attempts") if row["state"] == "failed")
-    assert "is not a multiple of 7" in failed["reason"]
-    assert "in prune" in failed["traceback"]
+    assert "in infer" in failed["traceback"]
     lost = [row for row in rows(results, "energy") if row["stage_id"] == failed["stage_id"]]
-    assert lost
+    assert {row["window"] for row in lost} == {"prune"}
     assert not any(row["kept"] for row in lost)
     answer = json.loads(energyaware("rank", results, "--format", "json", cwd=home).stdout)
-    assert [row["pruning"] for row in answer["rows"]] == ["none"]
-    assert {"magnitude-2:7": "failed"}.items() <= {row["pruning"]: row["state"] for row in answer["left_out"]}.items()
+    assert [row["model"] for row in answer["rows"]] == ["my-gpt2"]
+    assert [(row["model"], row["state"]) for row in answer["left_out"]] == [("short", "failed")]
     energyaware("run", "fails.yaml", cwd=home, check=1)
     assert max(row["attempt"] for row in rows(results, "attempts")) == 2
+
+
+def test_a_pruning_that_the_model_cannot_have_is_found_out_before_anything_is_spent(home):
+    """2:7 does not fit a matrix of 64 inputs, which only the model can tell."""
+    results = home / "results" / "impossible"
+    prunings = "[magnitude-2:7, {kind: wanda, sparsity: 0.5, applied: before, layers: {'*.mlp.typo': none}}]"
+    (home / "impossible.yaml").write_text(
+        SWEEP.replace("[none, magnitude-2:4]", prunings).replace("[fp32, fp16]", "fp32")
+    )
+    done = energyaware("run", "impossible.yaml", cwd=home)
+    assert "infeasible: magnitude-2:7: layer transformer.h.0.attn.c_attn: in_features 64 is not a" in done.stderr
+    assert "infeasible: wanda-50%*: the override '*.mlp.typo' matches none of 8 layers" in done.stderr
+    assert rows(results, "attempts") == []
+    answer = json.loads(energyaware("rank", results, "--format", "json", cwd=home).stdout)
+    reasons = {row["pruning"]: (row["state"], row["reason"]) for row in answer["left_out"]}
+    assert reasons["magnitude-2:7"][0] == reasons["wanda-50%*"][0] == "infeasible"
+    assert reasons["wanda-50%*"][1].startswith("its fine-tuning is infeasible: wanda-50%*: the override")
 
 
 def test_a_diverged_fine_tuning_is_no_result_and_blocks_what_needs_it(home):

@@ -12,12 +12,12 @@ from energyaware.pruning.structured.inventory import structures
 from energyaware.pruning.structured.parts import Part, attentions, configs
 from energyaware.pruning.structured.resize import keep_columns, keep_inputs, keep_outputs, spread
 from energyaware.pruning.structured.scores import column_scores
-from energyaware.pruning.structured.shares import highest, how_many, prunable_family
+from energyaware.pruning.structured.shares import highest, how_many, prunable_family, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from energyaware.families import Attention
+    from energyaware.families import Attention, Family
     from energyaware.spec import Pruning
 
 
@@ -34,16 +34,15 @@ class Heads:
     calibrates: bool = True
     reconstructs: bool = False
 
+    def check(self, model: Any, pruning: Pruning) -> None:
+        """The family's attention is known, and what the share leaves is a model that can be loaded."""
+        _asked(model, pruning)
+
     def prune(self, model: Any, pruning: Pruning, calibration: Sequence[Batch], seed: int) -> Pruned:
         """The share is of the heads, or key/value groups, of each attention."""
-        family = prunable_family(model, pruning, calibration)
-        shape = family.attention
-        if shape is None:
-            raise AuditError(f"{pruning.label}: {family.name} models have no attention that is known")
-        config = model.config
-        count = structures(config)[shape.unit]
-        heads, width = getattr(config, shape.heads) // count, getattr(config, shape.head_dim)
-        gone = how_many(pruning, count, shape.unit, _possible(shape, count, heads, config.hidden_size))
+        family, shape, count, gone = _asked(model, pruning)
+        require(calibration, pruning)
+        heads, width = getattr(model.config, shape.heads) // count, getattr(model.config, shape.head_dim)
 
         parts = attentions(model, family)
         readers = {part.name: (part.stack, getattr(part.module, shape.out)) for part in parts}
@@ -57,6 +56,18 @@ class Heads:
             if shape.groups:
                 setattr(each, shape.groups, count - gone)
         return Pruned({}, {shape.unit: (gone, count)})
+
+
+def _asked(model: Any, pruning: Pruning) -> tuple[Family, Attention, int, int]:
+    """The family and its attention, and of how many heads or groups how many go."""
+    family = prunable_family(model, pruning)
+    shape = family.attention
+    if shape is None:
+        raise AuditError(f"{pruning.label}: {family.name} models have no attention that is known")
+    count = structures(model.config)[shape.unit]
+    heads = getattr(model.config, shape.heads) // count
+    possible = _possible(shape, count, heads, model.config.hidden_size)
+    return family, shape, count, how_many(pruning, count, shape.unit, possible)
 
 
 def _possible(shape: Attention, count: int, heads: int, hidden_size: int) -> list[int]:

@@ -11,7 +11,7 @@ from energyaware.pruning.base import Batch, Pruned
 from energyaware.pruning.structured.inventory import structures
 from energyaware.pruning.structured.parts import blocks, configs
 from energyaware.pruning.structured.scores import block_influence
-from energyaware.pruning.structured.shares import highest, how_many, prunable_family
+from energyaware.pruning.structured.shares import highest, how_many, prunable_family, require
 
 if TYPE_CHECKING:
     from energyaware.families import Family
@@ -26,15 +26,20 @@ class Layers:
     calibrates: bool = True
     reconstructs: bool = False
 
-    def prune(self, model: Any, pruning: Pruning, calibration: Sequence[Batch], seed: int) -> Pruned:
-        """The share is of the blocks of each stack. A first block that holds what others use stays."""
-        family = prunable_family(model, pruning, calibration)
+    def check(self, model: Any, pruning: Pruning) -> None:
+        """The family's blocks are known and can be fewer, and the share leaves some."""
+        family = prunable_family(model, pruning)
         for field, reason in family.depth_matters.items():
             if getattr(model.config, field, False):
                 raise AuditError(f"{pruning.label}: this {family.name} model has {field}: {reason}")
-        counts = {unit: structures(model.config)[unit] for unit in family.layer_units}
-        gone = {unit: how_many(pruning, count, unit, range(1, count)) for unit, count in counts.items()}
+        _asked(model, pruning, family)
 
+    def prune(self, model: Any, pruning: Pruning, calibration: Sequence[Batch], seed: int) -> Pruned:
+        """The share is of the blocks of each stack. A first block that holds what others use stays."""
+        self.check(model, pruning)
+        require(calibration, pruning)
+        family = prunable_family(model, pruning)
+        counts, gone = _asked(model, pruning, family)
         parts = blocks(model, family)
         influence = block_influence(model, parts, family, calibration)
         for stack, (unit, count) in enumerate(counts.items()):
@@ -43,6 +48,12 @@ class Layers:
                 scores[0] = float("inf")
             _keep_blocks(model, family, stack, highest(scores, count - gone[unit]).tolist())
         return Pruned({}, {unit: (gone[unit], count) for unit, count in counts.items()})
+
+
+def _asked(model: Any, pruning: Pruning, family: Family) -> tuple[dict[str, int], dict[str, int]]:
+    """Blocks by stack, and how many of them go."""
+    counts = {unit: structures(model.config)[unit] for unit in family.layer_units}
+    return counts, {unit: how_many(pruning, count, unit, range(1, count)) for unit, count in counts.items()}
 
 
 def _keep_blocks(model: Any, family: Family, stack: int, kept: list[int]) -> None:

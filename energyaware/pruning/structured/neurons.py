@@ -12,9 +12,10 @@ from energyaware.pruning.structured.inventory import structures
 from energyaware.pruning.structured.parts import configs, feed_forwards, projections
 from energyaware.pruning.structured.resize import keep_inputs, keep_outputs
 from energyaware.pruning.structured.scores import column_scores
-from energyaware.pruning.structured.shares import highest, how_many, prunable_family
+from energyaware.pruning.structured.shares import highest, how_many, prunable_family, require
 
 if TYPE_CHECKING:
+    from energyaware.families import Family, FeedForward
     from energyaware.spec import Pruning
 
 
@@ -32,15 +33,14 @@ class Neurons:
     calibrates: bool = True
     reconstructs: bool = False
 
+    def check(self, model: Any, pruning: Pruning) -> None:
+        """The family's feed-forward layers are known, and the share leaves some neurons."""
+        _asked(model, pruning)
+
     def prune(self, model: Any, pruning: Pruning, calibration: Sequence[Batch], seed: int) -> Pruned:
         """The share is of the neurons of each block, rounded to a width that matrix kernels are fast at."""
-        family = prunable_family(model, pruning, calibration)
-        shape = family.feed_forward
-        if shape is None:
-            raise AuditError(f"{pruning.label}: {family.name} models have no feed-forward layers that are known")
-        count = structures(model.config)["neurons"]
-        gone = count - _for_kernels(count - how_many(pruning, count, "neurons", range(1, count)), count)
-
+        family, shape, count, gone = _asked(model, pruning)
+        require(calibration, pruning)
         parts = feed_forwards(model, family)
         readers = {part.name: (part.stack, getattr(part.module, shape.out)) for part in parts}
         scores = column_scores(model, readers, family, calibration)
@@ -52,6 +52,16 @@ class Neurons:
         for config in configs(model, family):
             setattr(config, shape.width, count - gone)
         return Pruned({}, {"neurons": (gone, count)})
+
+
+def _asked(model: Any, pruning: Pruning) -> tuple[Family, FeedForward, int, int]:
+    """The family and its feed-forward layers, and of how many neurons how many go."""
+    family = prunable_family(model, pruning)
+    if family.feed_forward is None:
+        raise AuditError(f"{pruning.label}: {family.name} models have no feed-forward layers that are known")
+    count = structures(model.config)["neurons"]
+    gone = count - _for_kernels(count - how_many(pruning, count, "neurons", range(1, count)), count)
+    return family, family.feed_forward, count, gone
 
 
 def _for_kernels(kept: int, count: int) -> int:

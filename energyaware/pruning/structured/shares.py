@@ -19,12 +19,12 @@ LISTED: Final = 12
 """As many possible shares are listed; of more, the smallest, the largest and the step between."""
 
 
-def prunable_family(model: Any, pruning: Pruning, calibration: Sequence[Batch]) -> Family:
+def prunable_family(model: Any, pruning: Pruning) -> Family:
     """The model's family, after checking that this pruning can be carried out on it.
 
     Raises:
         AuditError: the family is not known or cannot have it, the pattern is not structured, single layers are to
-            differ (a config has one number for all blocks), or there is nothing to calibrate on.
+            differ: a config has one number for all blocks.
     """
     family = family_of(model.config)
     if pruning.kind in family.cannot:
@@ -34,9 +34,17 @@ def prunable_family(model: Any, pruning: Pruning, calibration: Sequence[Batch]) 
     if pruning.overrides:
         globs = ", ".join(glob for glob, _ in pruning.overrides)
         raise AuditError(f"{pruning.label}: overrides ({globs}): the blocks of one model have equal shapes")
+    return family
+
+
+def require(calibration: Sequence[Batch], pruning: Pruning) -> None:
+    """Refuse to guess.
+
+    Raises:
+        AuditError: there is nothing to calibrate on.
+    """
     if not calibration:
         raise AuditError(f"{pruning.label}: no calibration examples")
-    return family
 
 
 def how_many(pruning: Pruning, count: int, unit: str, possible: Sequence[int]) -> int:
