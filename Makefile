@@ -10,7 +10,7 @@ demo: $(VENV)/.run
 	$(BIN)/energyaware run $(QUICKSTART)
 
 test: $(VENV)/.dev check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not end_to_end" --numprocesses auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not end_to_end" --numprocesses auto --maxprocesses 8 --dist worksteal
 	$(BIN)/python -m pytest -m end_to_end
 
 check: $(VENV)/.dev

@@ -22,6 +22,16 @@ from sweep.config import Sweep
 
 DOCS = Path(__file__).parent
 
+EXAMPLES = """
+precisions: [bf16, {finetune: bf16, inference: [int8, nf4]}]    # train in bf16, serve in three formats
+prunings:
+- none
+- {kind: [magnitude, wanda], sparsity: [0.3, 0.5], pattern: 2:4, applied: [before, after]}    # 2 x 3 x 2
+- {kind: sparsegpt, sparsity: 0.5, layers: {"model.layers.0.*": none, "*.down_proj": 25%}}
+- heads-50%
+calibration: {examples: 64, path: texts.jsonl, column: text}
+"""
+
 TYPES = {"texts": "list of text", "flag": "bool"}
 
 PLACES = {
@@ -73,9 +83,13 @@ def sweep_file() -> str:
         "",
         "What each precision and pruning needs and does: [support.md](support.md).",
         *_choice("A precision is a name or a mapping:", PrecisionChoice),
-        *_choice(
-            "A pruning is a short form (`none`, `magnitude-50%`, `wanda-2:4`, `heads-25%`) or a mapping:", PruningChoice
-        ),
+        *_choice("A pruning is `none`, `magnitude-50%`, `wanda-2:4`, `heads-25%`, … or a mapping:", PruningChoice),
+        "",
+        "Lists are axes, so that one entry can be several precisions or prunings:",
+        "",
+        "```yaml",
+        EXAMPLES.strip(),
+        "```",
     ]
     return "\n".join(lines) + "\n"
 
@@ -177,7 +191,7 @@ def _default(value: Any) -> str:
     if value is PydanticUndefined:
         return "required"
     if isinstance(value, BaseModel | tuple) and not all(isinstance(item, str | int) for item in value):
-        return "builtin" if "builtin=True" in repr(value) else "none" if "kind='none'" in repr(value) else ""
+        return "builtin" if "builtin=True" in repr(value) else "none" if "kind=('none',)" in repr(value) else ""
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return "" if value in (None, "", {}) else f"{value:g}" if isinstance(value, float) else str(value).lower()

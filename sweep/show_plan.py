@@ -59,9 +59,10 @@ def _summary(sweep: Sweep, plan: Plan, finished: Collection[str]) -> str:
     infeasible = sum(stage.state == "infeasible" for stage in plan)
     done = sum(stage.stage_id in finished for stage in plan)
     shared = sum(1 for stage in plan if stage.spec.kind == "inference" and stage.spec.needs) - finetunings
+    saved = f" (sharing saves {shared})" if shared > 0 else ""
     parts = [
         f"{sweep.name}: {plan.trials} trials",
-        f"{finetunings} fine-tunings" + (f" (sharing saves {shared})" if shared > 0 else ""),
+        f"{finetunings} fine-tuning{'' if finetunings == 1 else 's'}{saved}",
         f"{inferences} inference stages",
     ]
     parts += [f"{done} done"] if done else []

@@ -59,6 +59,17 @@ def test_the_readmes_sweep_file_is_one(tmp_path):
     assert {kind for choice in sweep.prunings for kind in choice.kind} == {"none", "wanda", "neurons", "sparsegpt"}
 
 
+def test_the_examples_of_the_sweep_files_page_are_what_they_say(tmp_path):
+    from energyaware.spec import Calibration
+    from sweep.sweep_file import load
+
+    example = tmp_path / "example.yaml"
+    example.write_text(generated().EXAMPLES)
+    sweep = load(example)
+    assert [len(list(choice.pairs())) for choice in sweep.precisions] == [1, 2]
+    assert [len(list(choice.prunings(Calibration()))) for choice in sweep.prunings] == [1, 2 * 3 * 2, 1, 1]
+
+
 @pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_the_readmes_commands_run_in_a_fresh_environment(tmp_path):

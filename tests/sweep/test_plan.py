@@ -37,6 +37,13 @@ def test_the_quickstart_is_4_fine_tunings_and_12_inferences(plan_of):
     assert all(stage.state == "planned" for stage in plan)
 
 
+@pytest.mark.parametrize("example", sorted(Path("examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_has_a_plan_that_runs_here_in_part(plan_of, example):
+    plan = plan_of(example.read_text())
+    assert plan.minus(())
+    assert all(stage.reason for stage in plan if stage.state == "infeasible")
+
+
 def test_prunings_after_share_a_fine_tuning_and_those_before_do_not(plan_of):
     after = "precisions: [fp32, bf16]\nprunings: [none, magnitude-50%, magnitude-2:4]"
     before = after.replace("magnitude-2:4", "{kind: magnitude, pattern: 2:4, applied: before}")
