@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_IF_VARIED: Final = ["model", "model_revision", "tasks", "finetune_method", "tuned in", "energy", "seeds", "seed"]
+_IF_VARIED: Final = ["model", "model_revision", "tasks", "finetune_method", "energy", "seeds", "seed", "g CO2e"]
 """Columns of the table that appear only where rows differ in them."""
 
 _RIGHT: Final = ["#", "R", "phi", "rho", "J/request", "g CO2e", "J tuning"]
 
-_FOLDED: Final = ["reason", "model", "model_revision", "tasks", "energy"]
+_FOLDED: Final = ["reason", "model", "model_revision", "tasks", "energy", "pruning"]
 """Columns that may run over several lines."""
 
 _LEFT_OUT: Final = {
@@ -33,6 +33,9 @@ _LEFT_OUT: Final = {
     "reason": "reason",
 }
 """Columns of the left-out list, and their headings."""
+
+_LISTED: Final = 12
+"""More that is left out than this is shown by reason."""
 
 _GROUPED: Final = (1e3, 1e9)
 """From and below which a number is written out, in groups of three digits."""
@@ -100,11 +103,23 @@ def as_table(answer: Answer) -> "Group":
     from rich.console import Group
 
     title = f"R = {answer.weight:g} phi + {1 - answer.weight:g} rho, phi {answer.phi}, over {answer.requests} requests"
-    tables = [_table(title, [_cells(row) for row in answer.rows.iter_rows(named=True)])]
+    tables = [_table(title, [_cells(row) for row in answer.rows.with_columns(_precisions()).iter_rows(named=True)])]
     if not answer.left_out.is_empty():
-        shown = answer.left_out.with_columns(_precisions()).select(*_LEFT_OUT).rename(_LEFT_OUT)
-        tables += [_table(f"left out: {shown.height}", shown.to_dicts())]
+        shown = answer.left_out.with_columns(_precisions())
+        lines = _by_reason(shown) if shown.height > _LISTED else shown.select(*_LEFT_OUT).rename(_LEFT_OUT)
+        tables += [_table(f"left out: {shown.height}", lines.to_dicts())]
     return Group(*(plain(note, "yellow") for note in answer.notes), *tables)
+
+
+def _by_reason(left_out: pl.DataFrame) -> pl.DataFrame:
+    """One line for all that is left out of a precision for the same reason."""
+    return (
+        left_out.group_by("precision", "state", "reason", maintain_order=True)
+        .agg(
+            pruning=pl.when(pl.len() > 1).then(pl.format("{} of them", pl.len())).otherwise(pl.first("pruning")).first()
+        )
+        .select("precision", "pruning", "state", "reason")
+    )
 
 
 def _precisions() -> pl.Expr:
@@ -119,7 +134,6 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "#": row["rank"],
         **{name: row[name] for name in _IF_VARIED if name in row},
-        "tuned in": "same" if row["finetune_precision"] == row["precision"] else row["finetune_precision"],
         "precision": row["precision"],
         "pruning": " ".join(filter(None, [row["pruning"], row["pruning_applied"]])),
         "R": f"{row['score']:.3f}",
@@ -144,7 +158,11 @@ def _table(title: str, rows: list[dict[str, Any]]) -> "Table":
     for name in names:
         right = name in _RIGHT
         table.add_column(
-            name.replace("_", " "), justify="right" if right else "left", no_wrap=name not in _FOLDED, overflow="fold"
+            name.replace("_", " "),
+            justify="right" if right else "left",
+            no_wrap=name not in _FOLDED,
+            overflow="fold",
+            min_width=max(map(len, values[name])) if right else None,  # a number that is cut is another number
         )
     for row in rows:
         table.add_row(*(plain(row[name]) for name in names))

@@ -6,7 +6,7 @@ import json
 import platform
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -216,15 +216,21 @@ def _close_accounts(job: Job, searcher: StageSearcher) -> None:
             _record_lost(job, stage, energy, "interrupted", "the run was stopped")
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     for number, meter in enumerate(job.meters.values()):
-        job.store.write_rows("energy", f"idle-{stamp}-{number}", ray.get(meter.collect_idle.remote()))
-        ray.get(meter.shut.remote())
+        with suppress(ray.exceptions.RayError):  # a signal to all processes of the run ends the meters too
+            job.store.write_rows("energy", f"idle-{stamp}-{number}", ray.get(meter.collect_idle.remote()))
+            ray.get(meter.shut.remote())
 
 
 def _collect_lost(job: Job, stage: PlannedStage) -> list[Row]:
-    """What the meters know of an attempt whose actor can no longer ask them."""
+    """What the meters know of an attempt whose actor can no longer ask them; nothing where they are gone themselves."""
+    import ray
+
     from sweep.node_meter import collect
 
-    return collect(job.meters.values(), stage.stage_id, job.next_attempt(stage), kept=False)
+    try:
+        return collect(job.meters.values(), stage.stage_id, job.next_attempt(stage), kept=False)
+    except ray.exceptions.RayError:
+        return []
 
 
 def _record_lost(job: Job, stage: PlannedStage, energy: list[Row], state: str, reason: str) -> None:

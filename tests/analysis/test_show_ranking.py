@@ -128,6 +128,24 @@ def test_the_table_fits_100_columns_and_cuts_nothing(lab):
         assert part in text
 
 
+def test_a_large_grid_fits_80_columns_with_its_numbers_whole_and_what_is_left_out_by_reason(tmp_path):
+    lab = Lab(tmp_path)
+    for number in range(20):
+        pruning = {"pruning": f"sparsegpt-{number}%", "pruning_applied": "before", "realisation": "simulated"}
+        served = {"precision": "nf4-dq", "finetune_precision": "bf16", "needs": None}
+        lab.inference(f"r{number}", energy=1000.0 + number, **served, **pruning)
+        lab.inference(f"i{number}", run=False, **served | {"precision": "fp8"}, **pruning)
+        lab.infeasible(f"i{number}", "fp8 needs a GPU")
+    text = printed(lab, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert [line.split()[0] for line in text.splitlines() if "bf16→nf4-dq" in line] == [str(n) for n in range(1, 21)]
+    assert "1,019" in text
+    assert "left out: 20" in text
+    assert [line.split() for line in text.splitlines() if "bf16→fp8" in line] == [
+        ["bf16→fp8", "20", "of", "them", "infeasible", "fp8", "needs", "a", "GPU"]
+    ]
+
+
 def test_skipped_files_are_named_with_the_answer(lab):
     (lab.folder / "quality" / "x.parquet").write_bytes(b"")
     assert "quality/x.parquet: empty (0 bytes); skipped" in answer(lab.results()).notes
