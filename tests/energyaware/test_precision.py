@@ -200,9 +200,23 @@ def test_half_precision_reaches_t5s_wo(ref):
     assert relative_error(logits(model), logits(load_model(ref("t5"), PRECISIONS["fp32"], "cpu"))) < 0.01
 
 
+def multiplies_float8_on_the_cpu():
+    try:
+        a, scale = torch.zeros(16, 16, dtype=torch.float8_e4m3fn), torch.ones(16, 1)
+        torch._scaled_mm(a, a.T, scale_a=scale, scale_b=scale.T, out_dtype=torch.bfloat16)
+    except RuntimeError:
+        return False
+    return True
+
+
+emulates_float8 = pytest.mark.skipif(
+    not multiplies_float8_on_the_cpu(), reason="this torch has one scale per matrix for float8 on CPUs (2.11 does)"
+)
+
 SHAPES = [(48, 32), (64, 96), (40, 24), (7, 5), (16, 33), (1, 16)]
 
 
+@emulates_float8
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
 @pytest.mark.parametrize("bias", [False, True])
 def test_float8_layer_computes_with_its_rounded_numbers(rows, columns, bias):
@@ -249,6 +263,7 @@ def test_float8_weights_survive_a_cast_of_the_model():
     assert relative_error(layer.dequantised(), before) < 0.01
 
 
+@emulates_float8
 @pytest.mark.parametrize("family", MODELS)
 def test_float8_converts_every_eligible_layer_of_every_family(ref, family):
     precision = PRECISIONS["fp8"]
