@@ -17,19 +17,6 @@ from tests.energyaware.test_pruners import calibrated, inputs_of
 from tests.tiny import FAMILIES_TINY
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    made = {}
-
-    def folder(family):
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(family)
-            FAMILIES_TINY[family](made[family])
-        return made[family]
-
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
     yield

@@ -30,19 +30,6 @@ EXAMPLES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    made = {}
-
-    def folder(family):
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(family)
-            FAMILIES_TINY[family](made[family])
-        return made[family]
-
-    return folder
-
-
 def loaded(folder):
     ref = ModelRef("folder", folder.name, "x", str(folder))
     return load_model(ref, PRECISIONS["fp32"], "cpu").eval(), load_tokenizer(ref)

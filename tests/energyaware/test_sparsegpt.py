@@ -9,22 +9,8 @@ from energyaware.pruning import PRUNERS
 from energyaware.pruning.patterns import NofM, Unstructured, make_pattern
 from energyaware.pruning.sparsegpt import COLUMNS, DAMPING, Hessian
 from tests.energyaware.test_pruners import blocks_in_order, calibrated, context, inputs_of, loaded, plain_wanda, pruning
-from tests.tiny import FAMILIES_TINY
 
 FAMILIES = ["llama", "gpt2", "t5"]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    made = {}
-
-    def folder(family):
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(family)
-            FAMILIES_TINY[family](made[family])
-        return made[family]
-
-    return folder
 
 
 def surgery(weight, inputs, pattern):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from energyaware.errors import AuditError
@@ -12,7 +11,7 @@ from energyaware.pruning.structured.inventory import structures
 from energyaware.pruning.structured.parts import Part, attentions, configs
 from energyaware.pruning.structured.resize import keep_columns, keep_inputs, keep_outputs, spread
 from energyaware.pruning.structured.scores import column_scores
-from energyaware.pruning.structured.shares import highest, how_many, prunable_family, require
+from energyaware.pruning.structured.shares import Structured, highest, how_many, prunable_family, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,18 +20,13 @@ if TYPE_CHECKING:
     from energyaware.spec import Pruning
 
 
-@dataclass(frozen=True)
-class Heads:
+class Heads(Structured):
     """Removes the heads that give least to the outputs of their attention: see `column_scores`.
 
     With grouped-query attention a key/value group goes with all its heads. Heads that share a table of position
     biases are one choice for the stack: each block's scores count as shares of its own sum, so that no block decides
     by being larger.
     """
-
-    structured: bool = True
-    calibrates: bool = True
-    reconstructs: bool = False
 
     def check(self, model: Any, pruning: Pruning) -> None:
         """The family's attention is known, and what the share leaves is a model that can be loaded."""

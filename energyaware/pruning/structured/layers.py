@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from energyaware.errors import AuditError
@@ -11,20 +10,15 @@ from energyaware.pruning.base import Batch, Pruned
 from energyaware.pruning.structured.inventory import structures
 from energyaware.pruning.structured.parts import blocks, configs
 from energyaware.pruning.structured.scores import block_influence
-from energyaware.pruning.structured.shares import highest, how_many, prunable_family, require
+from energyaware.pruning.structured.shares import Structured, highest, how_many, prunable_family, require
 
 if TYPE_CHECKING:
     from energyaware.families import Family
     from energyaware.spec import Pruning
 
 
-@dataclass(frozen=True)
-class Layers:
+class Layers(Structured):
     """Removes the blocks that change least what passes through them: see `block_influence`."""
-
-    structured: bool = True
-    calibrates: bool = True
-    reconstructs: bool = False
 
     def check(self, model: Any, pruning: Pruning) -> None:
         """The family's blocks are known and can be fewer, and the share leaves some."""

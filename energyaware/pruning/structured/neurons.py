@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from energyaware.errors import AuditError
@@ -12,7 +11,7 @@ from energyaware.pruning.structured.inventory import structures
 from energyaware.pruning.structured.parts import configs, feed_forwards, projections
 from energyaware.pruning.structured.resize import keep_inputs, keep_outputs
 from energyaware.pruning.structured.scores import column_scores
-from energyaware.pruning.structured.shares import highest, how_many, prunable_family, require
+from energyaware.pruning.structured.shares import Structured, highest, how_many, prunable_family, require
 
 if TYPE_CHECKING:
     from energyaware.families import Family, FeedForward
@@ -25,13 +24,8 @@ FINEST_SHARE: Final = 64
 """And up to this part of all neurons, so that rounding moves the share by less than a percentage point."""
 
 
-@dataclass(frozen=True)
-class Neurons:
+class Neurons(Structured):
     """Removes the neurons that give least to the outputs of their layer: see `column_scores`."""
-
-    structured: bool = True
-    calibrates: bool = True
-    reconstructs: bool = False
 
     def check(self, model: Any, pruning: Pruning) -> None:
         """The family's feed-forward layers are known, and the share leaves some neurons."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from energyaware.errors import AuditError
 from energyaware.families import family_of
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 LISTED: Final = 12
 """As many possible shares are listed; of more, the smallest, the largest and the step between."""
+
+
+class Structured:
+    """What the pruners of whole structures have in common."""
+
+    structured: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = True
+    reconstructs: ClassVar[bool] = False
 
 
 def prunable_family(model: Any, pruning: Pruning) -> Family:
