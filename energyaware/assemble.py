@@ -66,8 +66,9 @@ def model_to_serve(
 ) -> tuple[Any, PruningRecord]:
     """The fine-tuned model in the serving precision, pruned now if the configuration says after.
 
-    Adapters are merged into weights of 16 bits and more, and into what is pruned now. Over quantised weights they
-    stay unmerged: merging would quantise again, after the adapter had learnt to make up for the first time.
+    Adapters are merged in high precision, before the weights are pruned or brought into the serving format. Only over
+    the quantised weights that it was trained over an adapter stays unmerged: merging would quantise them again, after
+    it had learnt to make up for the first time.
     """
     precision = PRECISIONS[spec.precision]
     adapter = artifact if spec.finetune_method == "lora" else None
@@ -76,7 +77,8 @@ def model_to_serve(
         weights = adapter / BASE
     before = PruningRecord.load(artifact) if artifact else NOT_PRUNED
     prune_now = spec.pruning.applied == "after"
-    unmerged = adapter if precision.quantises and not prune_now else None
+    trained_over = precision.quantises and spec.precision == spec.finetune_precision
+    unmerged = adapter if trained_over and not prune_now else None
 
     def fine_tuned() -> Any:
         """In high precision: weights as they were pruned before, the adapter merged unless it is to stay apart."""
