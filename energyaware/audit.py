@@ -10,12 +10,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from energyaware.errors import AuditError
+from energyaware.errors import AuditError, few
 from energyaware.layers import base_modules, eligible_layers, is_quantised, storage_format, unseen_matrices
 from energyaware.rows import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 EXPECTED_SHARE: Final = 0.9
 """Below this share of the body's weights quantised, the stage's name would not say what was measured."""
-
-NAMED: Final = 5
-"""Layers that a message names before it counts the rest."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +78,11 @@ def audit(model: Any, precision: Precision) -> Audit:
     share = sum(sizes[name] for name in quantised) / (sum(sizes.values()) or 1)
     if precision.quantises and share < EXPECTED_SHARE:
         raise AuditError(
-            f"{precision.name}: {len(skipped)} of {len(formats)} linear layers were not quantised: {_names(skipped)}"
+            f"{precision.name}: {len(skipped)} of {len(formats)} linear layers were not quantised: {few(skipped)}"
         )
     expected = {precision.storage, precision.compute} if precision.quantises else {precision.storage}
     if wrong := [f"{name} ({found})" for name, found in formats.items() if found not in expected]:
-        raise AuditError(f"{precision.name} stores weights as {precision.storage}, but not these: {_names(wrong)}")
+        raise AuditError(f"{precision.name} stores weights as {precision.storage}, but not these: {few(wrong)}")
 
     by_format: Counter[str] = Counter()
     for found, size_bytes in _stored(model):
@@ -148,7 +145,3 @@ def _constants(layer: Any) -> list[Tensor]:
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -95,7 +95,7 @@ def pad_right(
         ids, attention = _padded([item.ids for item in tokens], pad_id, at_most)
         skipped = [max(0, item.prompt_length - 1) for item in tokens]
         answers = [(*[IGNORED] * skip, *item.ids[skip + 1 :]) for skip, item in zip(skipped, tokens, strict=True)]
-        return {"input_ids": ids, "attention_mask": attention}, _filled(answers, IGNORED, ids.shape[-1])
+        return {"input_ids": ids, "attention_mask": attention}, filled(answers, IGNORED, ids.shape[-1])
     prompt, attention = _padded([item.ids[: item.prompt_length] for item in tokens], pad_id, at_most)
     answers = [item.ids[item.prompt_length :] for item in tokens]
     read, read_mask = _padded([(start_id, *answer[:-1]) for answer in answers], pad_id, at_most)
@@ -105,17 +105,18 @@ def pad_right(
         "decoder_input_ids": read,
         "decoder_attention_mask": read_mask,
     }
-    return arguments, _filled(answers, IGNORED, read.shape[-1])
+    return arguments, filled(answers, IGNORED, read.shape[-1])
 
 
 def _padded(sequences: Sequence[Sequence[int]], pad_id: int, at_most: int) -> tuple[Tensor, Tensor]:
     """Sequences and their mask, padded to the longest rounded up, while that stays within `at_most`."""
     longest = max(len(sequence) for sequence in sequences)
     length = max(min(-(-longest // SHAPE_STEP) * SHAPE_STEP, at_most), longest)
-    return _filled(sequences, pad_id, length), _filled([[1] * len(sequence) for sequence in sequences], 0, length)
+    return filled(sequences, pad_id, length), filled([[1] * len(sequence) for sequence in sequences], 0, length)
 
 
-def _filled(sequences: Sequence[Sequence[int]], filling: int, length: int) -> Tensor:
+def filled(sequences: Sequence[Sequence[int]], filling: int, length: int) -> Tensor:
+    """Sequences filled up on the right: (sequences, length) int64."""
     import torch
 
     return torch.tensor([[*sequence, *[filling] * (length - len(sequence))] for sequence in sequences])

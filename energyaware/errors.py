@@ -7,7 +7,16 @@ EnergyawareError
     └── AuditError     a setting did not do what its name says (unquantised layers, lost mask)
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+NAMED: Final = 5
+"""Layers that a message names before it counts the rest."""
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names of a list that may be long, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 class EnergyawareError(Exception):

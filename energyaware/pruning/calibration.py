@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from energyaware.batches import tokenise
+from energyaware.batches import filled, tokenise
 from energyaware.errors import InputError
 from energyaware.pruning.base import Batch
 from energyaware.rows import Row
@@ -158,17 +158,6 @@ def _batch(rows: Sequence[tuple[Ids, ...]], pad_id: int, device: Any) -> Batch:
         lengths[-1] += 1
     batch: dict[str, Tensor] = {}
     for part, length, prefix in zip(zip(*rows, strict=True), lengths, ("", "decoder_"), strict=False):
-        ids, mask = _padded(part, pad_id, length)
+        ids, mask = filled(part, pad_id, length), filled([[1] * len(ids) for ids in part], 0, length)
         batch |= {f"{prefix}input_ids": ids.to(device), f"{prefix}attention_mask": mask.to(device)}
     return batch
-
-
-def _padded(sequences: Sequence[Ids], pad_id: int, length: int) -> tuple[Tensor, Tensor]:
-    import torch
-
-    ids = torch.full((len(sequences), length), pad_id)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask[row, : len(sequence)] = 1
-    return ids, mask

@@ -15,7 +15,7 @@ from operator import add
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from energyaware import layers as model_layers
-from energyaware.errors import AuditError
+from energyaware.errors import AuditError, few
 from energyaware.pruning.base import Batch, Masks, Pruned
 from energyaware.pruning.blockwise import Inputs, blocks_of, calibrate_blocks
 from energyaware.pruning.overrides import patterns_by_layer
@@ -84,7 +84,7 @@ class Layerwise(ABC):
         """
         layers = model_layers.eligible_layers(model)
         if outside := list(model_layers.unseen_matrices(model)):
-            raise AuditError(f"{pruning.label}: weights that are no linear layer's would stay dense: {_few(outside)}")
+            raise AuditError(f"{pruning.label}: weights that are no linear layer's would stay dense: {few(outside)}")
         if not layers:
             raise AuditError(f"{pruning.label}: the model has no linear layer to prune")
         patterns = patterns_by_layer(layers, pruning)
@@ -182,7 +182,3 @@ def _all_true(layer: Any) -> Tensor:
 def _shape(layer: Any) -> tuple[int, int]:
     rows, columns = model_layers.weight_matrix(layer).shape
     return rows, columns
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")  # noqa: PLR2004

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from energyaware.errors import AuditError
+from energyaware.errors import AuditError, few
 from energyaware.families import family_of
 from energyaware.layers import is_transposed
 from energyaware.pruning.structured.parts import Part, attentions, feed_forwards, projections
 
 if TYPE_CHECKING:
     from energyaware.families import Family
-
-NAMED: Final = 5
-"""As many layers are named in a message."""
 
 
 def structures(config: Any) -> dict[str, int]:
@@ -70,8 +67,7 @@ def verify_structures(model: Any, removed: Mapping[str, tuple[int, int]]) -> Non
         if shape[axis] != expected
     ]
     if wrong:
-        more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise AuditError(f"layers are not as wide as the config says: {', '.join(wrong[:NAMED])}{more}")
+        raise AuditError(f"layers are not as wide as the config says: {few(wrong)}")
 
 
 def _expected(model: Any, family: Family) -> Iterator[tuple[str, tuple[int, int], int, int]]:
