@@ -82,6 +82,12 @@ class Layerwise(ABC):
                 weight is shared in a way that cannot be pruned, or weights lie outside any linear layer; the message
                 names it.
         """
+        self._checked(model, pruning)
+
+    def _checked(
+        self, model: Any, pruning: Pruning
+    ) -> tuple[dict[str, Any], dict[str, Pattern | None], dict[str, list[str]]]:
+        """Layers, their patterns, and which of them share a weight; `check` says what is refused."""
         layers = model_layers.eligible_layers(model)
         if outside := list(model_layers.unseen_matrices(model)):
             raise AuditError(f"{pruning.label}: weights that are no linear layer's would stay dense: {few(outside)}")
@@ -95,6 +101,7 @@ class Layerwise(ABC):
         if self.statistics is not None:
             pruned = [name for name, pattern in patterns.items() if pattern]
             _refuse_sharing_between_blocks(model, pruned, shares, pruning)
+        return layers, patterns, shares
 
     def prune(self, model: Any, pruning: Pruning, calibration: Sequence[Batch], seed: int) -> Pruned:
         """Prune every eligible layer in place; layers that an override leaves alone get a mask that is all True.
@@ -104,10 +111,7 @@ class Layerwise(ABC):
         Raises:
             AuditError: as `check`, or calibration does not reach a layer; the message names it.
         """
-        self.check(model, pruning)
-        layers = model_layers.eligible_layers(model)
-        patterns = patterns_by_layer(layers, pruning)
-        shares = _sharing(layers, patterns, pruning)
+        layers, patterns, shares = self._checked(model, pruning)
         wanted = {name: layers[name] for name, pattern in patterns.items() if pattern}
         masks: Masks = {}
 
