@@ -1,11 +1,25 @@
 """Finished inference stages as candidates for the ranking: each with its quality, its energy, or what is missing."""
 
 import json
-from typing import Final
+from typing import Final, Literal
 
 import polars as pl
 
+from analysis.kinds import all_of, metered
 from analysis.load import Results
+from analysis.marks import that_count, why_implausible
+from analysis.quality import graded
+
+Energy = Literal["gross", "net"]
+"""Joules as metered, or those beyond what the machines draw when idle."""
+
+_JOULES: Final[dict[Energy, tuple[str, str]]] = {
+    "gross": ("energy_j_per_request", "energy_j"),
+    "net": ("energy_net_j_per_request", "energy_net_j"),
+}
+"""Columns of the stages table: of an inference per request, and of a fine-tuning."""
+
+_WORD: Final[dict[Energy, str]] = {"gross": "", "net": "net "}
 
 _J_PER_KWH: Final = 3.6e6
 
@@ -13,7 +27,7 @@ _SHARED: Final = ["model", "model_revision", "finetune_method", "finetune_precis
 """Columns that name a configuration together with its tasks, pruning and settings."""
 
 
-def candidates(results: Results) -> pl.LazyFrame:
+def candidates(results: Results, energy: Energy = "gross") -> pl.LazyFrame:
     """One row per finished inference stage that is asked for.
 
     Columns, beside those of the stages table:
@@ -21,29 +35,37 @@ def candidates(results: Results) -> pl.LazyFrame:
         quality: the metrics, as a list of (task, metric, value).
         inference_energy_j: joules of prefill and decode per request.
         finetune_energy_j: joules of the fine-tuning it serves; 0 for a base model.
-        inference_carbon_g, finetune_carbon_g: g CO2e of those; null if a factor is unknown.
-        all_measured: whether all of those joules come from hardware counters.
+        inference_carbon_g, finetune_carbon_g: g CO2e of those joules; null if a factor is unknown.
+        inference_cost, finetune_cost: price of those joules; null if it is unknown.
+        inference_kind, finetune_kind: measured, estimated, mixed or unknown; null for the fine-tuning of a base model.
+        made_of: components of the inference energy, each measured or estimated; null if the energy table is silent.
+        inference_marks, finetune_marks: what the windows of those joules were marked with.
         configuration, family: what is the same for all its seeds; and the same with pruning left aside.
         reason: why it cannot be ranked (a quality or an energy that is missing or impossible), else null.
     """
-    stages = _metered(results)
+    stages = _metered(results, energy)
     if results.has_plan:
         stages = stages.join(results.plan, on="stage_id", how="semi")
-    return stages.join(_graded(stages, results.quality), on="stage_id", how="left").with_columns(
-        reason=_all_reasons("quality_fault", _unless_any("tasks", "it names no task"), *_ENERGY_FAULTS)
+    return stages.join(graded(stages, results.quality), on="stage_id", how="left").with_columns(
+        reason=_all_reasons("quality_fault", _unless_any("tasks", "it names no task"), *_energy_faults(energy))
     )
 
 
-def dense_parents(results: Results) -> pl.LazyFrame:
+def dense_parents(results: Results, energy: Energy = "gross") -> pl.LazyFrame:
     """Inference energy per family without pruning, as the mean over seeds; planned or not."""
+    sound = pl.all_horizontal(fault.is_null() for fault in _inference_faults(energy))
     return (
-        _metered(results)
-        .filter(pl.col("pruning") == "none", _fault_of("energy", "inference_energy_j").is_null())
+        _metered(results, energy)
+        .filter(pl.col("pruning") == "none", sound)
         .group_by("family")
         .agg(
             parent_energy_j=pl.mean("inference_energy_j"),
             parent_carbon_g=known_mean("inference_carbon_g"),
-            parent_measured=_all_true("measured"),
+            parent_cost=known_mean("inference_cost"),
+            parent_currencies=pl.col("price_currency").unique(),
+            parent_kinds=pl.col("inference_kind").unique(),
+            parent_made_of=pl.col("made_of").unique(),
+            parent_marks=pl.col("inference_marks").list.explode().unique(),
             parent_devices=pl.col("device_label").unique(),
         )
     )
@@ -58,25 +80,27 @@ def _known_sum(column: str) -> pl.Expr:
     return pl.when(pl.col(column).null_count() == 0).then(pl.sum(column))
 
 
-def _all_true(column: str) -> pl.Expr:
-    return pl.col(column).fill_null(value=False).all()
-
-
-def _metered(results: Results) -> pl.LazyFrame:
+def _metered(results: Results, energy: Energy) -> pl.LazyFrame:
     """All finished inference stages, with the energy of what they start from."""
     trained = ~_starts_from_base()
+    joules, _ = _JOULES[energy]
+    stages = _with_parts(results)
     return (
-        results.stages.filter(pl.col("kind") == "inference")
-        .join(_finetunings(results.stages), on="stage_id", how="left")
+        stages.filter(pl.col("kind") == "inference")
+        .join(_finetunings(stages, energy), on="stage_id", how="left")
         .with_columns(
-            inference_energy_j="energy_j_per_request",
-            inference_carbon_g=_carbon_g("energy_j_per_request"),
+            inference_energy_j=joules,
+            inference_carbon_g=_carbon_g(joules),
+            inference_cost=_cost(joules),
+            inference_kind="part_kind",
+            inference_marks="part_marks",
             finetune_energy_j=pl.when(trained).then("finetune_energy_j").otherwise(0.0),
             finetune_carbon_g=pl.when(trained).then("finetune_carbon_g").otherwise(0.0),
-            all_measured=pl.col("measured").fill_null(value=False)
-            & pl.when(trained).then(pl.col("finetune_measured").fill_null(value=False)).otherwise(statement=True),
+            finetune_cost=pl.when(trained).then("finetune_cost").otherwise(0.0),
+            finetune_kind=pl.when(trained).then("finetune_kind"),
+            finetune_currencies=pl.when(trained).then("finetune_currencies").otherwise([]),
+            finetune_marks=pl.col("finetune_marks").fill_null([]),
             finetune_devices=pl.col("finetune_devices").fill_null([]),
-            device_label=_device(),
             family=_key(_shared(), _settings_without("seed", "finetuned", "pruning"), pl.col("finetune_family")),
             configuration=_key(
                 _shared(),
@@ -87,20 +111,33 @@ def _metered(results: Results) -> pl.LazyFrame:
     )
 
 
+def _with_parts(results: Results) -> pl.LazyFrame:
+    """The stages, with what the joules that count are made of and marked with."""
+    return results.stages.join(metered(results.stages, results.energy), on="stage_id", how="left").with_columns(
+        part_marks=that_count("marks"),
+        price_currency=pl.col("currency").fill_null(""),
+        device_label=_device(),
+    )
+
+
 def _starts_from_base() -> pl.Expr:
     """Nothing was fine-tuned. Where an older row does not say what it needs, its method must say so."""
     needs = pl.col("needs").list.len()
     return pl.when(needs.is_null()).then(pl.col("finetune_method").eq_missing("none")).otherwise(needs == 0)
 
 
-def _finetunings(stages: pl.LazyFrame) -> pl.LazyFrame:
+def _finetunings(stages: pl.LazyFrame, energy: Energy) -> pl.LazyFrame:
     """Per inference stage, the stages it needs as one: joules are their sum, null if any is unknown."""
+    _, joules = _JOULES[energy]
     finetunings = stages.select(
         needs="stage_id",
-        finetune_energy_j="energy_j",
-        finetune_carbon_g=_carbon_g("energy_j"),
-        finetune_measured="measured",
-        finetune_devices=_device(),
+        finetune_energy_j=joules,
+        finetune_carbon_g=_carbon_g(joules),
+        finetune_cost=_cost(joules),
+        finetune_kind="part_kind",
+        finetune_currency="price_currency",
+        finetune_marks="part_marks",
+        finetune_devices="device_label",
         finetune_family=_settings_without("seed", "pruning"),
         finetune_configuration=_settings_without("seed"),
     )
@@ -113,52 +150,32 @@ def _finetunings(stages: pl.LazyFrame) -> pl.LazyFrame:
         .agg(
             finetune_energy_j=_known_sum("finetune_energy_j"),
             finetune_carbon_g=_known_sum("finetune_carbon_g"),
-            finetune_measured=_all_true("finetune_measured"),
+            finetune_cost=_known_sum("finetune_cost"),
+            finetune_kind=pl.col("finetune_kind").drop_nulls().unique(),
+            finetune_currencies=pl.col("finetune_currency").drop_nulls().unique(),
+            finetune_marks=pl.col("finetune_marks").list.explode().drop_nulls().unique().sort(),
             finetune_devices=pl.col("finetune_devices").drop_nulls().unique().sort(),
             finetune_family=pl.col("finetune_family").sort().str.join("|"),
             finetune_configuration=pl.col("finetune_configuration").sort().str.join("|"),
         )
+        .with_columns(finetune_kind=all_of(pl.col("finetune_kind")))
     )
 
 
-def _graded(stages: pl.LazyFrame, quality: pl.LazyFrame) -> pl.LazyFrame:
-    """Quality per stage. A metric that any compared stage has for a task is expected of all that have the task."""
-    values = (
-        quality.join(stages.select("stage_id", finishing="attempt"), on="stage_id")
-        .filter((pl.col("attempt") == pl.col("finishing")).fill_null(value=True))
-        .select("stage_id", "task", "metric", "value")
-    )
-    return (
-        stages.select("stage_id", task="tasks")
-        .explode("task")
-        .join(values.select("task", "metric").unique(), on="task", how="left")
-        .join(values, on=["stage_id", "task", "metric"], how="left")
-        .sort("stage_id", "task", "metric")
-        .group_by("stage_id", "task", maintain_order=True)
-        .agg(pl.mean("value").alias("of_task"), _task_fault(), metrics=pl.struct("task", "metric", "value"))
-        .group_by("stage_id", maintain_order=True)
-        .agg(
-            rho=pl.mean("of_task"),
-            quality=pl.col("metrics").list.explode(),
-            quality_fault=pl.col("task_fault").drop_nulls().str.join("; ").replace("", None),
-        )
-    )
+def _inference_faults(energy: Energy) -> list[pl.Expr]:
+    return [_fault_of(f"{_WORD[energy]}energy per request", "inference_energy_j"), why_implausible("inference_marks")]
 
 
-def _task_fault() -> pl.Expr:
-    name, value = pl.format("{}.{}", "task", "metric"), pl.col("value")
-    fault = (
-        pl.when(value.is_null())
-        .then(pl.format("{} is missing", name))
-        .when(~value.is_between(0, 1))
-        .then(pl.format("{} is {}, not in [0, 1]", name, value))
-    )
-    return (
-        pl.when(value.null_count() == pl.len())
-        .then(pl.format("no quality of {}", pl.first("task")))
-        .otherwise(fault.drop_nulls().str.join("; ").replace("", None))
-        .alias("task_fault")
-    )
+def _energy_faults(energy: Energy) -> list[pl.Expr]:
+    faults = [
+        _fault_of(f"{_WORD[energy]}energy of fine-tuning", "finetune_energy_j"),
+        why_implausible("finetune_marks"),
+    ]
+    named = pl.col("needs").list.join(", ").fill_null("not named")
+    return [
+        *_inference_faults(energy),
+        *(pl.when(~_starts_from_base()).then(pl.format("{} (fine-tuning {})", fault, named)) for fault in faults),
+    ]
 
 
 def _fault_of(name: str, column: str) -> pl.Expr:
@@ -172,18 +189,6 @@ def _fault_of(name: str, column: str) -> pl.Expr:
     )
 
 
-_ENERGY_FAULTS: Final = [
-    _fault_of("energy per request", "inference_energy_j"),
-    pl.when(~_starts_from_base()).then(
-        pl.format(
-            "{} (fine-tuning {})",
-            _fault_of("energy of fine-tuning", "finetune_energy_j"),
-            pl.col("needs").list.join(", ").fill_null("not named"),
-        )
-    ),
-]
-
-
 def _unless_any(column: str, reason: str) -> pl.Expr:
     return pl.when(pl.col(column).list.len().fill_null(0) == 0).then(pl.lit(reason))
 
@@ -195,6 +200,11 @@ def _all_reasons(*reasons: str | pl.Expr) -> pl.Expr:
 def _carbon_g(energy_j: str) -> pl.Expr:
     """PUE is in the factor already."""
     return pl.col(energy_j) * pl.col("carbon_g_per_kwh").fill_nan(None) / _J_PER_KWH
+
+
+def _cost(energy_j: str) -> pl.Expr:
+    """In the row's currency; the price is that of the meter, before PUE."""
+    return pl.col(energy_j) * pl.col("price_per_kwh").fill_nan(None) * pl.col("pue").fill_nan(None) / _J_PER_KWH
 
 
 def _device() -> pl.Expr:

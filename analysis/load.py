@@ -1,7 +1,8 @@
 """A results folder as Polars frames.
 
 Files that cannot be read are named in `Results.problems` and left out; the others are unharmed. Older schemas are
-read: a column that did not exist yet is null, a column that we do not know is ignored.
+read: a column that did not exist yet is null, a column that we do not know is ignored. What a run that is at work, or
+was killed, has only in its ledgers (`analysis.ledger`) is in the tables too.
 """
 
 from collections.abc import Iterator
@@ -11,17 +12,11 @@ from typing import Final
 
 import polars as pl
 
+from analysis.kinds import with_kind
+from analysis.ledger import read_ledgers, unrecorded
+from analysis.schema import schema
 from energyaware.errors import InputError
 from energyaware.rows import COLUMNS, SCHEMA_VERSION
-
-_TYPES: Final[dict[str, pl.DataType]] = {
-    "text": pl.String(),
-    "texts": pl.List(pl.String),
-    "int": pl.Int64(),
-    "float": pl.Float64(),
-    "flag": pl.Boolean(),
-    "time": pl.Datetime("us", "UTC"),
-}
 
 _KEYS: Final[dict[str, list[str]]] = {
     "plan": ["stage_id"],
@@ -29,10 +24,14 @@ _KEYS: Final[dict[str, list[str]]] = {
     "attempts": ["stage_id", "attempt"],
     "epochs": ["stage_id", "attempt", "epoch"],
     "quality": ["stage_id", "attempt", "task", "metric"],
+    "energy": [
+        *["run", "node", "stage_id", "attempt", "window", "epoch", "repeat", "started_at", "component", "device"],
+    ],
+    "nodes": ["run", "node", "component", "device", "started_at"],
 }
-"""What names a row; the energy table has no natural key. Of rows with one key, the last is taken."""
+"""What names a row. Of rows with one key, the last is taken; those of ledgers come first."""
 
-_MARKS: Final = {"energy": "node"}
+_ALWAYS_FILLED: Final = {"energy": "node", "nodes": "node"}
 """Column that every file of a table has filled; stage_id where not named here. Without it a file is not ours."""
 
 _IN_MEMORY_BYTES: Final = 256 * 2**20
@@ -58,6 +57,7 @@ class Results:
     epochs: pl.LazyFrame
     quality: pl.LazyFrame
     energy: pl.LazyFrame
+    nodes: pl.LazyFrame
     problems: list[str]
 
     def tables(self) -> dict[str, pl.LazyFrame]:
@@ -74,12 +74,18 @@ def load(folder: str | Path) -> Results:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(folder, "", "there is no such results folder")
+    problems: list[str] = []
+    ledgers = read_ledgers(folder, problems)  # first: a run drops a ledger when its rows are in the tables
     found = {name: sorted(_files(folder, name)) for name in COLUMNS}
-    if not any(found.values()):
+    if not any(found.values()) and ledgers is None:
         folders = ", ".join(name for name in COLUMNS if name != "plan")
         raise InputError(folder, "", f"holds no results: no plan.parquet and no files under {folders}")
-    problems: list[str] = []
-    tables = {name: _table(folder, name, files, problems) for name, files in found.items()}
+    early = {} if ledgers is None else {"energy": ledgers.energy, "nodes": ledgers.nodes}
+    tables = {name: _table(folder, name, files, problems, early.get(name)) for name, files in found.items()}
+    if ledgers is not None:
+        recorded = pl.concat([tables[name].select("stage_id", "attempt") for name in ("attempts", "stages")])
+        unwritten = unrecorded(ledgers, tables["energy"], recorded)
+        tables["attempts"] = pl.concat([unwritten.lazy(), tables["attempts"]])
     return Results(folder=folder, has_plan=_has_rows(tables["plan"]), problems=problems, **tables)
 
 
@@ -91,8 +97,10 @@ def _files(folder: Path, table: str) -> Iterator[Path]:
             yield file
 
 
-def _table(folder: Path, table: str, files: list[Path], problems: list[str]) -> pl.LazyFrame:
-    """All readable files of a table as one frame; adds the others to `problems`."""
+def _table(
+    folder: Path, table: str, files: list[Path], problems: list[str], early: pl.DataFrame | None
+) -> pl.LazyFrame:
+    """Rows of ledgers, then those of all readable files of a table, as one frame; adds other files to `problems`."""
     try:
         frame, strange = _read(table, files)
     except (pl.exceptions.PolarsError, OSError):  # at least one file is unreadable: find out which
@@ -100,7 +108,10 @@ def _table(folder: Path, table: str, files: list[Path], problems: list[str]) -> 
     if strange:
         problems += [f"{file.relative_to(folder)}: {why}; skipped" for file, why in strange.items()]
         frame, _ = _read(table, [file for file in files if file not in strange])
-    return frame.unique(_KEYS[table], keep="last", maintain_order=True) if table in _KEYS else frame
+    if early is not None:
+        frame = pl.concat([early.lazy(), frame])
+    frame = frame.unique(_KEYS[table], keep="last", maintain_order=True)
+    return with_kind(frame) if "energy_kind" in schema(table) else frame
 
 
 def _read(table: str, files: list[Path]) -> tuple[pl.LazyFrame, dict[Path, str]]:
@@ -114,7 +125,7 @@ def _read(table: str, files: list[Path]) -> tuple[pl.LazyFrame, dict[Path, str]]
     """
     scan = pl.scan_parquet(
         files,
-        schema=_schema(table),
+        schema=schema(table),
         missing_columns="insert",
         extra_columns="ignore",
         cast_options=pl.ScanCastOptions(integer_cast="allow-float"),
@@ -127,7 +138,7 @@ def _read(table: str, files: list[Path]) -> tuple[pl.LazyFrame, dict[Path, str]]
         scan.select(pl.all().null_count()).collect(engine="streaming")  # reads every page once, in little memory
     strange = (
         scan.group_by("file")
-        .agg(pl.col("schema_version").max(), ours=pl.col(_MARKS.get(table, "stage_id")).is_not_null().any())
+        .agg(pl.col("schema_version").max(), ours=pl.col(_ALWAYS_FILLED.get(table, "stage_id")).is_not_null().any())
         .filter(~pl.col("ours") | (pl.col("schema_version") > SCHEMA_VERSION))
         .sort("file")
         .collect()
@@ -150,10 +161,6 @@ def _fault(table: str, file: Path) -> str | None:
         return str(error).splitlines()[0]
     except (pl.exceptions.PolarsError, OSError):
         return "torn, or not a Parquet file"
-
-
-def _schema(table: str) -> pl.Schema:
-    return pl.Schema({column.name: _TYPES[column.kind] for column in COLUMNS[table]})
 
 
 def _has_rows(frame: pl.LazyFrame) -> bool:

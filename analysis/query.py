@@ -23,8 +23,16 @@ _WRITES: Final = re.compile(
 _READS_FILES: Final = re.compile(r"\b(?:read|scan)_\w+", re.IGNORECASE)
 
 
-def query(results: Results, sql: str, weight: float = 0.5, requests: int = 10_000, phi: Phi = "minmax") -> pl.DataFrame:
-    """Run one SELECT over the tables plan, stages, attempts, epochs, quality, energy and ranking.
+def query(
+    results: Results,
+    sql: str,
+    weight: float = 0.5,
+    requests: int = 10_000,
+    phi: Phi = "minmax",
+    *,
+    allow_mixed: bool = False,
+) -> pl.DataFrame:
+    """Run one SELECT over the tables plan, stages, attempts, epochs, quality, energy, nodes and ranking.
 
     Args:
         results: a loaded results folder.
@@ -32,18 +40,23 @@ def query(results: Results, sql: str, weight: float = 0.5, requests: int = 10_00
         weight: as in `analysis.ranking.ranking`, for the table `ranking`.
         requests: likewise.
         phi: likewise.
+        allow_mixed: likewise.
 
     Raises:
         InputError: the statement is not a single SELECT, would read other files, or does not run.
+        NotComparable: it names the ranking, and what would be ranked is not alike.
     """
     _check(sql)
-    tables = results.tables() | {"ranking": ranking(results, weight, requests, phi)}
+    tables = results.tables()
+    if re.search(r"\branking\b", sql, re.IGNORECASE):
+        tables["ranking"] = ranking(results, weight, requests, phi, allow_mixed=allow_mixed)
     try:
         return pl.SQLContext(tables, eager=False).execute(sql).collect()
     except pl.exceptions.ColumnNotFoundError as error:
         raise InputError("SQL", "", f"{_first_line(error)}; {_columns(tables, sql)}") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError) as error:
-        raise InputError("SQL", "", f"{_first_line(error)}; tables: {', '.join(tables)}") from error
+        names = ", ".join([*results.tables(), "ranking"])
+        raise InputError("SQL", "", f"{_first_line(error)}; tables: {names}") from error
 
 
 def _check(sql: str) -> None:

@@ -10,6 +10,9 @@
 
 A row is a configuration; E and rho are means over its seeds. A simulated pruning gets no credit for energy: it is
 ranked with the inference energy of its dense parent, the same configuration without pruning.
+
+Only like is compared with like: joules that hardware measured are not ranked against those of a model, nor those of
+some components against those of others, unless that is allowed.
 """
 
 import math
@@ -17,7 +20,9 @@ from typing import Final, Literal, get_args
 
 import polars as pl
 
-from analysis.candidates import candidates, dense_parents, known_mean
+from analysis.candidates import Energy, candidates, dense_parents, known_mean
+from analysis.comparable import differing, refuse_to_compare
+from analysis.kinds import MEASURED, all_of
 from analysis.load import Results
 from analysis.states import states
 from energyaware.errors import InputError
@@ -26,9 +31,11 @@ Phi = Literal["minmax", "ratio"]
 
 COLUMNS: Final = [
     *["rank", "score", "phi", "rho", "model", "precision", "pruning", "pruning_applied", "realisation"],
-    *["energy_j_per_request", "finetune_energy_j", "carbon_g_per_request", "measured", "seeds", "stage_ids"],
+    *["energy_j_per_request", "finetune_energy_j", "carbon_g_per_request", "cost_per_request", "currency"],
+    *["energy_kind", "made_of", "measured", "marks", "seeds", "stage_ids"],
     *["phi_minmax", "phi_ratio", "energy_from", "own_energy_j_per_request", "quality"],
-    *["model_revision", "tasks", "finetune_method", "finetune_precision", "devices", "mixed", "mixed_devices"],
+    *["model_revision", "tasks", "finetune_method", "finetune_precision", "devices"],
+    *["mixed", "mixed_energy", "mixed_devices"],
 ]
 
 _SAME_ENERGY: Final = 1e-9
@@ -38,7 +45,15 @@ _SAME_SCORE_DIGITS: Final = 12
 """Scores that agree to this many decimals are a tie: a difference beyond it is rounding."""
 
 
-def ranking(results: Results, weight: float = 0.5, requests: int = 10_000, phi: Phi = "minmax") -> pl.LazyFrame:
+def ranking(
+    results: Results,
+    weight: float = 0.5,
+    requests: int = 10_000,
+    phi: Phi = "minmax",
+    *,
+    energy: Energy = "gross",
+    allow_mixed: bool = False,
+) -> pl.LazyFrame:
     """Configurations by score, best first; equal scores share a rank.
 
     Args:
@@ -46,51 +61,70 @@ def ranking(results: Results, weight: float = 0.5, requests: int = 10_000, phi: 
         weight: w, how much energy counts against quality, from 0 to 1.
         requests: how many requests the energy of fine-tuning is spread over, at least 1.
         phi: which energy efficiency goes into the score. Both are columns.
+        energy: `gross`, or `net` of what the machines draw when idle; carbon and cost are those of the same joules.
+        allow_mixed: whether to compare energies of different kinds. Column `mixed_energy` then says that they differ.
 
     Returns:
-        A frame with `COLUMNS`. `energy_j_per_request` is E; `energy_from` says whose inference energy it holds.
+        A frame with `COLUMNS`. `energy_j_per_request` is E, `made_of` the components of its inference part, and
+        `marks` what its windows were marked with; `energy_from` says whose inference energy it holds.
 
     Raises:
         InputError: an argument is out of its range.
+        NotComparable: the energies are not alike, and `allow_mixed` is False.
     """
-    _check(weight, requests, phi)
-    energy = pl.col("inference_energy_j") + pl.col("finetune_energy_j") / requests
-    carbon = pl.col("inference_carbon_g") + pl.col("finetune_carbon_g") / requests
-    return (
-        candidates(results)
+    _check(weight, requests, phi, energy)
+
+    def of_all(part: str) -> pl.Expr:
+        return pl.col(f"inference_{part}") + pl.col(f"finetune_{part}") / requests
+
+    rows = (
+        candidates(results, energy)
         .filter(pl.col("reason").is_null())
         .pipe(_per_configuration)
-        .pipe(_with_energy_of_dense_parent, dense_parents(results))
-        .with_columns(energy_j_per_request=energy, carbon_g_per_request=carbon)
-        .with_columns(**_efficiencies(), **_devices())
+        .pipe(_with_energy_of_dense_parent, dense_parents(results, energy))
+        .with_columns(energy_j_per_request=of_all("energy_j"), carbon_g_per_request=of_all("carbon_g"))
+        .with_columns(**_efficiencies(), **_devices(), **_cost(of_all("cost")))
         .with_columns(phi=pl.col(f"phi_{phi}"))
         .with_columns(score=weight * pl.col("phi") + (1 - weight) * pl.col("rho"))
         .with_columns(rank=pl.col("score").round(_SAME_SCORE_DIGITS).rank("min", descending=True).cast(pl.Int64))
         .sort("rank", "model", "precision", "pruning", "pruning_applied", "configuration")
+        .collect()
+    )
+    difference = differing(rows)
+    if difference and not allow_mixed:
+        raise refuse_to_compare(difference)
+    mixed_energy = pl.lit(difference is not None)
+    return (
+        rows.lazy()
+        .with_columns(mixed_energy=mixed_energy, mixed=mixed_energy | pl.col("mixed_devices"))
         .select(COLUMNS)
     )
 
 
-def left_out(results: Results) -> pl.LazyFrame:
-    """Stages that are asked for and not ranked: infeasible, failed, blocked, pending, or incomplete, and why.
+def left_out(results: Results, energy: Energy = "gross") -> pl.LazyFrame:
+    """Stages that are asked for and not ranked: infeasible, failed, running, pending, incomplete, …, and why.
 
-    One row per configuration and seed. `incomplete` is a finished stage that lacks a quality or an energy: it is
-    never filled in.
+    One row per configuration and seed. `incomplete` is a finished stage that lacks a quality or an energy, or whose
+    energy cannot be believed: it is never filled in.
     """
     unfinished = states(results).filter(pl.col("kind") == "inference", pl.col("state") != "finished")
-    incomplete = candidates(results).filter(pl.col("reason").is_not_null()).with_columns(state=pl.lit("incomplete"))
+    incomplete = (
+        candidates(results, energy).filter(pl.col("reason").is_not_null()).with_columns(state=pl.lit("incomplete"))
+    )
     columns = ["model", "precision", "finetune_precision", "pruning", "pruning_applied", "seed", "state", "reason"]
     columns += ["stage_id"]
     return pl.concat([unfinished.select(columns), incomplete.select(columns)]).sort(columns)
 
 
-def _check(weight: float, requests: int, phi: str) -> None:
+def _check(weight: float, requests: int, phi: str, energy: str) -> None:
     if not 0 <= weight <= 1:
         raise InputError("ranking", "weight", f"{weight} is not allowed: a number from 0 (quality) to 1 (energy)")
     if not (requests >= 1 and math.isfinite(requests)):
         raise InputError("ranking", "requests", f"{requests} is not allowed: a number of at least 1")
     if phi not in get_args(Phi):
         raise InputError("ranking", "phi", f"{phi!r} is not allowed: one of {', '.join(get_args(Phi))}")
+    if energy not in get_args(Energy):
+        raise InputError("ranking", "energy", f"{energy!r} is not allowed: one of {', '.join(get_args(Energy))}")
 
 
 def _per_configuration(stages: pl.LazyFrame) -> pl.LazyFrame:
@@ -104,10 +138,18 @@ def _per_configuration(stages: pl.LazyFrame) -> pl.LazyFrame:
             realisation=pl.col("realisation").drop_nulls().unique().sort().str.join(", ").replace("", None),
             own_energy_j_per_request=pl.mean("inference_energy_j"),
             own_carbon_g=known_mean("inference_carbon_g"),
+            own_cost=known_mean("inference_cost"),
+            own_currencies=pl.col("price_currency").unique(),
+            own_kinds=pl.col("inference_kind").unique(),
+            own_made_of=pl.col("made_of").unique(),
+            own_marks=pl.col("inference_marks").list.explode().unique(),
             finetune_energy_j=pl.mean("finetune_energy_j"),
             finetune_carbon_g=known_mean("finetune_carbon_g"),
+            finetune_cost=known_mean("finetune_cost"),
+            finetune_currencies=pl.col("finetune_currencies").list.explode().drop_nulls().unique(),
+            finetune_kinds=pl.col("finetune_kind").drop_nulls().unique(),
+            finetune_marks=pl.col("finetune_marks").list.explode().unique(),
             rho=pl.mean("rho"),
-            own_measured=pl.col("all_measured").all(),
             own_devices=pl.col("device_label").unique(),
             finetune_devices=pl.col("finetune_devices").list.explode().unique(),
             seeds=pl.col("seed").drop_nulls().unique().sort(),
@@ -141,7 +183,20 @@ def _with_energy_of_dense_parent(rows: pl.LazyFrame, parents: pl.LazyFrame) -> p
     return rows.join(parents, on="family", how="left").with_columns(
         inference_energy_j=ranked("parent_energy_j", "own_energy_j_per_request"),
         inference_carbon_g=ranked("parent_carbon_g", "own_carbon_g"),
-        measured=pl.col("own_measured") & (pl.col("parent_measured") | ~borrowed),
+        inference_cost=ranked("parent_cost", "own_cost"),
+        currencies=ranked("parent_currencies", "own_currencies").list.set_union("finetune_currencies"),
+        energy_kind=(kind := all_of(ranked("parent_kinds", "own_kinds").list.set_union("finetune_kinds"))),
+        measured=kind == MEASURED,
+        made_of=ranked("parent_made_of", "own_made_of")
+        .list.drop_nulls()
+        .list.sort()
+        .list.join(" or ")
+        .replace("", None),
+        marks=ranked("parent_marks", "own_marks")
+        .list.set_union("own_marks")
+        .list.set_union("finetune_marks")
+        .list.drop_nulls()
+        .list.sort(),
         inference_devices=ranked("parent_devices", "own_devices").list.set_union("own_devices"),
         energy_from=pl.when(borrowed)
         .then(pl.lit("dense parent"))
@@ -160,15 +215,22 @@ def _efficiencies() -> dict[str, pl.Expr]:
     }
 
 
+def _cost(cost: pl.Expr) -> dict[str, pl.Expr]:
+    """Prices in several currencies have no sum."""
+    one = pl.col("currencies").list.len() == 1
+    return {
+        "cost_per_request": pl.when(one).then(cost),
+        "currency": pl.when(one).then(pl.col("currencies").list.first().replace("", None)),
+    }
+
+
 def _devices() -> dict[str, pl.Expr]:
-    """`mixed_devices`: the compared set holds several kinds of device. `mixed`: or measured beside estimated energy."""
+    """`mixed_devices`: the compared set holds several kinds of device."""
 
     def several(column: str) -> pl.Expr:
         return pl.col(column).list.explode().n_unique() > 1
 
-    mixed_devices = several("inference_devices") | several("finetune_devices")
     return {
         "devices": pl.col("inference_devices").list.set_union("finetune_devices").list.sort(),
-        "mixed_devices": mixed_devices,
-        "mixed": mixed_devices | (pl.col("measured").n_unique() > 1),
+        "mixed_devices": several("inference_devices") | several("finetune_devices"),
     }

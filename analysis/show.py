@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from analysis import marks
+from analysis.candidates import Energy
+from analysis.comparable import differing
+from analysis.kinds import ESTIMATED, MIXED
 from analysis.load import Results
 from analysis.ranking import Phi, left_out, ranking
 
@@ -16,12 +20,18 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_IF_VARIED: Final = ["model", "model_revision", "tasks", "finetune_method", "energy", "seeds", "seed", "g CO2e"]
+_IF_VARIED: Final = ["model", "model_revision", "tasks", "finetune_method", "seeds", "seed", "g CO2e"]
 """Columns of the table that appear only where rows differ in them."""
 
-_RIGHT: Final = ["#", "R", "phi", "rho", "J/request", "g CO2e", "J tuning"]
+_HEADINGS: Final = {"finetune_method": "tuning"}
+"""Shorter than the columns' names."""
 
-_FOLDED: Final = ["reason", "model", "model_revision", "tasks", "energy", "pruning"]
+_IF_KNOWN: Final = ["cost"]
+"""Columns that appear only where a row has a value."""
+
+_RIGHT: Final = ["#", "R", "phi", "rho", "J/request", "g CO2e", "cost", "J tuning"]
+
+_FOLDED: Final = ["reason", "model", "model_revision", "tasks", "pruning"]
 """Columns that may run over several lines."""
 
 _LEFT_OUT: Final = {
@@ -36,6 +46,9 @@ _LEFT_OUT: Final = {
 
 _LISTED: Final = 12
 """More that is left out than this is shown by reason."""
+
+_MARKED: Final = "!"
+"""Stands after the joules of a row that carries marks, and before the notes about them."""
 
 _GROUPED: Final = (1e3, 1e9)
 """From and below which a number is written out, in groups of three digits."""
@@ -54,46 +67,55 @@ class Answer:
     weight: float
     requests: int
     phi: Phi
+    energy: Energy
     rows: pl.DataFrame
     left_out: pl.DataFrame
     notes: list[str]
 
 
-def answer(results: Results, weight: float = 0.5, requests: int = 10_000, phi: Phi = "minmax") -> Answer:
-    """Rank, and collect who is left out and what to be careful about. Arguments as in `analysis.ranking.ranking`."""
-    rows, others, unplanned, metered = pl.collect_all(
-        [ranking(results, weight, requests, phi), left_out(results), _unplanned(results), _read_from_counters(results)]
-    )
-    notes = [*_notes(rows, phi, some_measured=metered.height > 0), *results.problems]
+def answer(
+    results: Results,
+    weight: float = 0.5,
+    requests: int = 10_000,
+    phi: Phi = "minmax",
+    *,
+    energy: Energy = "gross",
+    allow_mixed: bool = False,
+) -> Answer:
+    """Rank, and collect who is left out and what to be careful about. As `analysis.ranking.ranking`, refusals too."""
+    ranked = ranking(results, weight, requests, phi, energy=energy, allow_mixed=allow_mixed)
+    rows, others, unplanned = pl.collect_all([ranked, left_out(results, energy), _unplanned(results)])
+    notes = [*_notes(rows, phi, energy), *results.problems]
     if results.has_plan and unplanned.height:
         notes.append(f"finished stages that are not in the plan and not compared: {unplanned.height}")
-    return Answer(weight, requests, phi, rows, others, notes)
+    return Answer(weight, requests, phi, energy, rows, others, notes)
 
 
 def _unplanned(results: Results) -> pl.LazyFrame:
     return results.stages.filter(pl.col("kind") == "inference").join(results.plan, on="stage_id", how="anti")
 
 
-def _read_from_counters(results: Results) -> pl.LazyFrame:
-    return results.energy.filter(pl.col("measured"), pl.col("stage_id").is_not_null()).head(1)
-
-
-def _notes(rows: pl.DataFrame, phi: Phi, *, some_measured: bool) -> Iterator[str]:
-    measured, devices = set(rows["measured"]), sorted(set(rows["devices"].explode()))
+def _notes(rows: pl.DataFrame, phi: Phi, energy: Energy) -> Iterator[str]:
+    kinds, devices = set(rows["energy_kind"]), sorted(set(rows["devices"].explode()))
     if rows.is_empty():
         yield "nothing to rank yet"
-    if measured == {False} and some_measured:
-        yield "energy is estimated in part in every row: some of its joules come from a model, not from a counter"
-    elif measured == {False}:
+    if energy == "net":
+        yield "net: joules, carbon and cost are those beyond what the machines draw when idle"
+    if kinds == {ESTIMATED}:
         yield "all energy is estimated: it comes from a model, not from a hardware counter"
-    if measured == {True, False}:
-        yield "mixed: measured and estimated energy are ranked against each other"
+    if kinds == {MIXED}:
+        yield "energy is estimated in part in every row: some of its joules come from a model, not from a counter"
+    if difference := differing(rows):
+        yield f"mixed: {difference}; ranked against each other all the same"
     if rows["mixed_devices"].any():
         yield f"mixed: energy of different devices is ranked against each other: {', '.join(devices)}"
+    if len(currencies := rows["currency"].drop_nulls().unique().sort()) > 1:
+        yield f"cost: in several currencies, which the rows of --format json name: {', '.join(currencies)}"
     if (rows["energy_from"] == "dense parent").any():
         yield "* simulated pruning saves no energy: ranked with the energy of its dense parent"
     if (rows["energy_from"] == "own (no dense parent)").any():
         yield "** simulated pruning without a dense parent to take the energy from: ranked with its own"
+    yield from (f"{_MARKED} {note}" for note in marks.notes(rows))
     if rows.height and phi == "minmax" and (rows["phi_minmax"] == 1).all():
         yield "all rows have the same energy per request: phi is 1 and says nothing"
 
@@ -103,11 +125,15 @@ def as_table(answer: Answer) -> "Group":
     from rich.console import Group
 
     title = f"R = {answer.weight:g} phi + {1 - answer.weight:g} rho, phi {answer.phi}, over {answer.requests} requests"
-    tables = [_table(title, [_cells(row) for row in answer.rows.with_columns(_precisions()).iter_rows(named=True)])]
+    title += ", net of idle" if answer.energy == "net" else ""
+    rows = answer.rows.with_columns(_precisions())
+    currencies = rows["currency"].drop_nulls().unique().to_list()
+    headings = _HEADINGS | ({"cost": currencies[0]} if len(currencies) == 1 else {})
+    tables = [_table(title, [_cells(row) for row in rows.iter_rows(named=True)], headings)]
     if not answer.left_out.is_empty():
         shown = answer.left_out.with_columns(_precisions())
         lines = _by_reason(shown) if shown.height > _LISTED else shown.select(*_LEFT_OUT).rename(_LEFT_OUT)
-        tables += [_table(f"left out: {shown.height}", lines.to_dicts())]
+        tables += [_table(f"left out: {shown.height}", lines.to_dicts(), {})]
     return Group(*(plain(note, "yellow") for note in answer.notes), *tables)
 
 
@@ -130,7 +156,7 @@ def _precisions() -> pl.Expr:
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:
-    mark = {"own": "", "dense parent": " *"}.get(row["energy_from"], " **")
+    mark = {"own": "", "dense parent": " *"}.get(row["energy_from"], " **") + (f" {_MARKED}" if row["marks"] else "")
     return {
         "#": row["rank"],
         **{name: row[name] for name in _IF_VARIED if name in row},
@@ -141,24 +167,26 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
         "rho": f"{row['rho']:.3f}",
         "J/request": number(row["energy_j_per_request"]) + mark,
         "g CO2e": number(row["carbon_g_per_request"]),
+        "cost": None if row["cost_per_request"] is None else number(row["cost_per_request"]),
         "J tuning": number(row["finetune_energy_j"]),
-        "energy": "measured" if row["measured"] else "estimated",
+        "energy": row["energy_kind"],
         "seeds": row["seeds"],
     }
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> "Table":
-    """A table of the rows' values; of the columns in `_IF_VARIED`, those where rows differ."""
+def _table(title: str, rows: list[dict[str, Any]], headings: dict[str, str]) -> "Table":
+    """A table of the rows' values; of the columns in `_IF_VARIED` those where rows differ, of `_IF_KNOWN` the known."""
     from rich import box
     from rich.table import Table
 
     table = Table(title=plain(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     values = {name: {str(row[name]) for row in rows} for name in (rows[0] if rows else [])}
     names = [name for name in values if name not in _IF_VARIED or len(values[name]) > 1]
+    names = [name for name in names if name not in _IF_KNOWN or any(row[name] is not None for row in rows)]
     for name in names:
         right = name in _RIGHT
         table.add_column(
-            name.replace("_", " "),
+            plain(headings.get(name, name.replace("_", " "))),
             justify="right" if right else "left",
             no_wrap=name not in _FOLDED,
             overflow="fold",
@@ -192,6 +220,7 @@ def as_json(answer: Answer) -> str:
         "weight": answer.weight,
         "requests": answer.requests,
         "phi": answer.phi,
+        "energy": answer.energy,
         "notes": answer.notes,
         "rows": [
             row | {"applied": row["pruning_applied"], "quality": _by_metric(row["quality"])}

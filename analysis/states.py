@@ -1,7 +1,7 @@
 """What became of every stage that is asked for.
 
-States of a stage: finished, the state of its latest attempt (failed, diverged, interrupted, …), `blocked` when a
-stage it starts from failed, `infeasible`, or `pending` when it has not run yet.
+States of a stage: finished, the state of its latest attempt (running, failed, diverged, interrupted, …), `blocked`
+when a stage it starts from failed, `infeasible`, or `pending` when it has not run yet.
 """
 
 from typing import Final
@@ -13,7 +13,9 @@ from analysis.load import Results
 LEFT: Final = ["pending", "interrupted"]
 """States from which the next run goes on by itself."""
 
-_NO_DEAD_END: Final = ["finished", "infeasible", *LEFT]
+NO_FAILURE: Final = ["finished", "running", *LEFT]
+
+_NO_DEAD_END: Final = ["infeasible", *NO_FAILURE]
 
 _ASKED: Final = [
     *["stage_id", "kind", "needs", "model", "model_revision", "tasks", "finetune_method", "finetune_precision"],
@@ -97,6 +99,8 @@ def _own_reason() -> pl.Expr:
         .then(pl.coalesce("reason", pl.lit("infeasible here")))
         .when(pl.col("attempt_state") == "finished")
         .then(pl.format("attempt {} ended but its row was not written: it will run again", number))
+        .when(pl.col("attempt_state") == "running")
+        .then(pl.format("attempt {} is running", number))
         .when(pl.col("attempt_state").is_not_null())
         .then(pl.coalesce("attempt_reason", pl.format("attempt {}, no reason recorded", number)))
         .otherwise(pl.lit("not run yet"))
@@ -134,6 +138,8 @@ def _what_happened() -> pl.Expr:
     return (
         pl.when(state == "pending")
         .then(reason.str.replace("^not run yet$", "has not run yet"))
+        .when(state == "running")
+        .then(pl.lit("is running"))
         .when(state == "interrupted")
         .then(pl.format("was interrupted: {}", reason))
         .when(state == "infeasible")

@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from analysis.kinds import MIXED
 from analysis.load import Results
+from analysis.nodes import Node, add_up
 from analysis.show import number, plain, to_json
-from analysis.states import LEFT, states
+from analysis.states import LEFT, NO_FAILURE, states
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-STATES: Final = ["finished", "failed", "diverged", "interrupted", "blocked", "infeasible", "pending"]
+STATES: Final = ["finished", "running", "failed", "diverged", "interrupted", "blocked", "infeasible", "pending"]
 
+_AROUND_SINCE: Final = 3
+"""Schema version from which on the joules of an attempt around its windows are known, too."""
 
 _ALWAYS_SHOWN: Final = ["finished", "pending"]
 """Columns of the count table even where no stage is in that state."""
@@ -31,11 +35,18 @@ class Status:
         left: stages that the next run goes on with: pending and interrupted ones.
         time_left_s: left stages one after another, each at the median time of the finished ones of its kind;
             None where a kind has none finished yet.
-        useful_energy_j: known joules of attempts that became a result; None if none is known.
+        useful_energy_j: known joules of attempts that became a result, around their windows too; None if none is known.
+        running_energy_j: known joules so far of attempts that are at work: neither useful nor lost yet.
         lost_energy_j: known joules of all other attempts.
-        idle_energy_j: known joules of nodes while no stage ran.
+        lost_attempts: how many those are.
+        lost_share: their part of the known joules of all attempts; None where those are unknown or 0.
+        measured_energy_j: the part of useful, running and lost joules in windows that hardware measured.
+        estimated_energy_j: the part in windows that a model estimated.
+        idle_energy_j: known joules of nodes while no stage held them; None without any such row.
+        unattributed_energy_j: known joules of nodes for processes of no stage; likewise.
         unknown_energy_attempts: attempts whose joules are not known; they are in none of the sums.
         energy: measured, estimated or mixed; None without any attempt.
+        nodes: how each node's joules add up.
         duration_s: wall time of all attempts, added up.
         problems: files of the folder that were skipped.
     """
@@ -45,33 +56,48 @@ class Status:
     left: int
     time_left_s: float | None
     useful_energy_j: float | None
+    running_energy_j: float | None
     lost_energy_j: float | None
+    lost_attempts: int
+    lost_share: float | None
+    measured_energy_j: float | None
+    estimated_energy_j: float | None
     idle_energy_j: float | None
+    unattributed_energy_j: float | None
     unknown_energy_attempts: int
     energy: str | None
+    nodes: list[Node]
     duration_s: float
     problems: list[str]
 
 
 def status(results: Results) -> Status:
     """How far the sweep of a results folder is."""
-    stages, durations, spent, idle = pl.collect_all(
-        [states(results), _median_durations(results), _spent(results), _idle(results)]
+    stages, durations, spent, of_no_stage, nodes = pl.collect_all(
+        [states(results), _median_durations(results), _spent(results), _of_no_stage(results), results.nodes]
     )
-    useful, lost = spent.filter("useful"), spent.filter(~pl.col("useful"))
+    joules = {fate: _known_sum(spent.filter(fate=fate)["energy_j"]) for fate in ("useful", "running", "lost")}
+    known = spent.filter(pl.col("energy_j").is_not_null())
+    total_j = float(known["energy_j"].sum())
     left = stages.filter(pl.col("state").is_in(LEFT))
     return Status(
         counts=_counts(stages),
-        failed=stages.filter(~pl.col("state").is_in(["finished", *LEFT]))
+        failed=stages.filter(~pl.col("state").is_in(NO_FAILURE))
         .select("stage_id", "kind", "precision", "pruning", "pruning_applied", "seed", "state", "reason")
         .to_dicts(),
         left=left.height,
         time_left_s=_time_left_s(left, durations),
-        useful_energy_j=_known_sum(useful["energy_j"]),
-        lost_energy_j=_known_sum(lost["energy_j"]),
-        idle_energy_j=_known_sum(idle["energy_j"]) if idle.height else None,
+        useful_energy_j=joules["useful"],
+        running_energy_j=joules["running"],
+        lost_energy_j=joules["lost"],
+        lost_attempts=spent.filter(fate="lost").height,
+        lost_share=joules["lost"] / total_j if total_j > 0 and joules["lost"] is not None else None,
+        measured_energy_j=_known_sum(known["energy_measured_j"]),
+        estimated_energy_j=_known_sum(known["energy_estimated_j"]),
+        **{f"{name}_energy_j": _of_window(of_no_stage, name) for name in ("idle", "unattributed")},
         unknown_energy_attempts=spent["energy_j"].null_count(),
-        energy=_kind_of_energy(set(spent["measured"].drop_nulls())),
+        energy=_kind_of_energy(set(spent["energy_kind"].drop_nulls())),
+        nodes=add_up(nodes),
         duration_s=float(spent["duration_s"].sum()),
         problems=results.problems,
     )
@@ -82,19 +108,26 @@ def _median_durations(results: Results) -> pl.LazyFrame:
 
 
 def _spent(results: Results) -> pl.LazyFrame:
-    """One row per attempt: a stage's row stands for the attempt that finished it, all others are lost."""
-    columns = ["energy_j", "duration_s", "measured"]
-    lost = results.attempts.join(results.stages, on=["stage_id", "attempt"], how="anti")
-    return pl.concat(
-        [
-            results.stages.select(*columns, useful=pl.lit(value=True)),
-            lost.select(*columns, useful=pl.lit(value=False)),
-        ]
-    ).with_columns(pl.col("energy_j").fill_nan(None))
+    """One row per attempt: a stage's row stands for the attempt that finished it, all others are running or lost."""
+    around = pl.when(pl.col("schema_version") >= _AROUND_SINCE).then("energy_other_j").otherwise(0.0)
+    columns = [
+        pl.col("energy_j").fill_nan(None) + around,
+        pl.col("energy_measured_j", "energy_estimated_j", "energy_kind", "duration_s"),
+    ]
+    others = results.attempts.join(results.stages, on=["stage_id", "attempt"], how="anti")
+    fate = pl.when(pl.col("state") == "running").then(pl.lit("running")).otherwise(pl.lit("lost"))
+    return pl.concat([results.stages.select(*columns, fate=pl.lit("useful")), others.select(*columns, fate=fate)])
 
 
-def _idle(results: Results) -> pl.LazyFrame:
-    return results.energy.filter(pl.col("window") == "idle").select(pl.col("energy_j").fill_nan(None))
+def _of_no_stage(results: Results) -> pl.LazyFrame:
+    return results.energy.filter(pl.col("window").is_in(["idle", "unattributed"])).select(
+        "window", pl.col("energy_j").fill_nan(None)
+    )
+
+
+def _of_window(rows: pl.DataFrame, window: str) -> float | None:
+    energies = rows.filter(window=window)["energy_j"]
+    return _known_sum(energies) if energies.len() else None
 
 
 def _counts(stages: pl.DataFrame) -> dict[str, dict[str, int]]:
@@ -114,10 +147,8 @@ def _known_sum(energies: pl.Series) -> float | None:
     return float(energies.sum()) if energies.count() or energies.is_empty() else None
 
 
-def _kind_of_energy(measured: set[bool]) -> str | None:
-    if not measured:
-        return None
-    return "mixed" if len(measured) > 1 else "measured" if measured == {True} else "estimated"
+def _kind_of_energy(kinds: set[str]) -> str | None:
+    return None if not kinds else MIXED if len(kinds) > 1 else kinds.pop()
 
 
 def as_json(status: Status) -> str:
@@ -129,16 +160,30 @@ def as_table(status: Status) -> "Group":
     """For a terminal of 100 columns: counts, what was spent, what is left, what failed and why."""
     from rich.console import Group
 
-    lines = [*_lines(status), *status.problems]
-    failed = [f"{row['state']} {row['kind']} {row['stage_id']}: {row['reason']}" for row in status.failed]
-    return Group(_count_table(status.counts), *map(plain, lines), *(plain(line, "red") for line in failed))
+    lines = [
+        *((line, "") for line in _lines(status)),
+        *((node.line(), "" if node.adds_up else "red") for node in status.nodes),
+        *((problem, "") for problem in status.problems),
+        *((f"{row['state']} {row['kind']} {row['stage_id']}: {row['reason']}", "red") for row in status.failed),
+    ]
+    return Group(_count_table(status.counts), *(plain(line, style) for line, style in lines))
 
 
 def _lines(status: Status) -> Iterator[str]:
     kind = f" ({status.energy})" if status.energy else ""
-    yield f"energy{kind}: {number(status.useful_energy_j)} J useful, {number(status.lost_energy_j)} J lost"
+    running = f", {number(status.running_energy_j)} J running" if status.running_energy_j != 0 else ""
+    yield f"energy{kind}: {number(status.useful_energy_j)} J useful, {number(status.lost_energy_j)} J lost{running}"
+    if status.energy == MIXED:
+        measured, estimated = number(status.measured_energy_j), number(status.estimated_energy_j)
+        yield f"of these in windows: {measured} J measured, {estimated} J estimated"
+    if status.lost_attempts:
+        attempts = f"{status.lost_attempts} attempt{'s' if status.lost_attempts > 1 else ''}"
+        share = "" if status.lost_share is None else f" ({100 * status.lost_share:.2g} % of all stages' joules)"
+        yield f"lost: {number(status.lost_energy_j)} J in {attempts}{share}"
     if status.idle_energy_j is not None:
         yield f"idle: {number(status.idle_energy_j)} J"
+    if status.unattributed_energy_j is not None:
+        yield f"unattributed: {number(status.unattributed_energy_j)} J"
     if status.unknown_energy_attempts:
         yield f"attempts with unknown energy: {status.unknown_energy_attempts}"
     yield f"time spent: {clock(status.duration_s)}"

@@ -40,7 +40,8 @@ PLACES = {
     "attempts": "attempts/<stage_id>-<attempt>.parquet",
     "epochs": "epochs/<stage_id>-<attempt>.parquet",
     "quality": "quality/<stage_id>-<attempt>.parquet",
-    "energy": "energy/<stage_id>-<attempt>.parquet, energy/idle-….parquet",
+    "energy": "energy/<stage_id>-<attempt>.parquet, energy/node-….parquet; while a run is alive ledger/….json too",
+    "nodes": "nodes/<run>-<node>-….parquet; while a run is alive ledger/<run>-<node>.json too",
 }
 
 

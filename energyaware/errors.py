@@ -2,6 +2,7 @@
 
 EnergyawareError
 ├── InputError         the user's file, data or arguments: one line, exit code 2, before anything starts
+├── MeterError         joules cannot be read on this machine, and why
 └── StageError         a stage ended without a result; `state` is what its attempt is recorded as
     ├── Diverged       loss became NaN or infinite
     └── AuditError     a setting did not do what its name says (unquantised layers, lost mask)
@@ -38,6 +39,10 @@ class InputError(EnergyawareError):
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
         return type(self), (self.source, self.field, self.problem)
+
+
+class MeterError(EnergyawareError):
+    """Joules cannot be read on this machine, and why."""
 
 
 class StageError(EnergyawareError):

@@ -8,7 +8,6 @@ always runs to `max_new_tokens`, so that configurations are compared over equal 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from energyaware.assemble import Materials, model_to_serve, plain
 from energyaware.audit import audit
 from energyaware.batches import pad_left, tokenise_prompts
 from energyaware.errors import StageError
+from energyaware.measuring import Phase, gather, measure
 from energyaware.models import context_length, load_tokenizer
 from energyaware.precision import PRECISIONS
 from energyaware.realise import realise
@@ -64,7 +64,7 @@ def infer(stage_id: str, spec: InferenceSpec, place: Place, meter: Meter, store:
     with torch.inference_mode(), precision.arithmetic():
         with meter.window("evaluate"):
             quality = [row for desk in desks for row in desk.evaluate(place)]
-        columns |= _measure(desks, place, meter, spec.min_window_s)
+        columns |= _measure(desks, place, meter, spec)
     return Outcome(columns, quality=quality)
 
 
@@ -94,7 +94,7 @@ class _Desk:
         """Rows of the task's quality on the test split, computed over all ranks."""
         mine = list(range(len(self._test)))[place.rank :: place.world_size]
         answers = dict(zip(mine, self._answers([self._test[index] for index in mine]), strict=True))
-        merged = {index: answer for part in _gather(answers) for index, answer in part.items()}
+        merged = {index: answer for part in gather(answers) for index, answer in part.items()}
         scores = self.task.score([merged[index] for index in sorted(merged)], [item.target for item in self._test])
         if bad := [name for name, value in scores.items() if not math.isfinite(value)]:
             raise StageError(f"{self.task.name}: {', '.join(bad)} is not a number")
@@ -149,63 +149,28 @@ class _Desk:
         return ids.to(self._model.device), attention.to(self._model.device)
 
 
-def _measure(desks: list[_Desk], place: Place, meter: Meter, min_window_s: float) -> Row:
-    """Joules of prefill and decode, each over as many passes as its window needs."""
+def _measure(desks: list[_Desk], place: Place, meter: Meter, spec: InferenceSpec) -> Row:
+    """Joules of prefill and decode are in windows of their own; columns say how many requests those handled."""
     batches = [desk.batch(place) for desk in desks]
-    size = len(batches[0][0])
+    requests = len(batches[0][0]) * place.world_size
 
     def read() -> None:
         for desk, (ids, attention) in zip(desks, batches, strict=True):
             desk.read(ids, attention)
 
-    generating = [(desk, batch) for desk, batch in zip(desks, batches, strict=True) if desk.task.generates]
-    columns: Row = {}
-    passes = _passes(read, min_window_s)
-    with meter.window("prefill"):
-        for _ in range(passes):
-            read()
-    columns["prefill_requests"] = passes * size * place.world_size
-    columns["prompt_tokens"] = passes * _over_ranks(sum(int(attention.sum()) for _, attention in batches))
-    if generating:
-        decoders = [desk.decoding(*batch) for desk, batch in generating]
+    phases: dict[Phase, Callable[[], None]] = {"prefill": read}
+    decoders = [desk.decoding(*batch) for desk, batch in zip(desks, batches, strict=True) if desk.task.generates]
+    if decoders:
 
         def decode() -> None:
             for decoder in decoders:
                 decoder()
 
-        passes = _passes(decode, min_window_s)
-        with meter.window("decode"):
-            for _ in range(passes):
-                decode()
-        columns["decode_requests"] = passes * size * place.world_size
-        columns["new_tokens"] = columns["decode_requests"] * len(decoders) * desks[0].max_new_tokens
+        phases["decode"] = decode
+    passes = measure(phases, requests, meter, min_window_s=spec.min_window_s, repeats=spec.repeats, seed=spec.seed)
+    tokens: int = sum(gather(sum(int(attention.sum()) for _, attention in batches)))
+    columns: Row = {"prefill_requests": passes["prefill"] * requests, "prompt_tokens": passes["prefill"] * tokens}
+    if decoders:
+        columns["decode_requests"] = passes["decode"] * requests
+        columns["new_tokens"] = columns["decode_requests"] * len(decoders) * spec.max_new_tokens
     return columns
-
-
-def _passes(work: Callable[[], None], min_window_s: float) -> int:
-    """Passes that fill the window, the same on every rank; warms the work up on the way."""
-    import torch
-
-    work()
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
-    fastest_s: float = min(_gather(time.perf_counter() - start))
-    return max(1, math.ceil(min_window_s / fastest_s))
-
-
-def _gather(value: Any) -> list[Any]:
-    """The value of every rank, on every rank."""
-    import torch
-
-    if not torch.distributed.is_initialized():
-        return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def _over_ranks(value: int) -> int:
-    total: int = sum(_gather(value))
-    return total

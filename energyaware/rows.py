@@ -7,7 +7,7 @@ did not exist yet. Missing is null, never 0. Joules are what was metered at the 
 
 from typing import Any, Final, Literal, NamedTuple
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 Row = dict[str, Any]
 
@@ -41,6 +41,24 @@ _CONFIGURATION = (
     Column("pruning_applied", "text", "before or after fine-tuning; null for dense"),
     Column("seed", "int", "seed of the trial"),
     Column("settings", "text", "everything that determines the result, as canonical JSON; its hash is stage_id"),
+)
+
+_TOTALS = (
+    Column("energy_j", "float", "joules of the attempt's windows but `other`, on all nodes; null if a part is unknown"),
+    Column(
+        "energy_other_j",
+        "float",
+        "joules between its windows, such as of loading and imports: they depend on what was warm, and are compared "
+        "with nothing",
+    ),
+    Column("energy_kind", "text", "measured, estimated, or mixed: a sum of both; null without windows"),
+    Column("energy_measured_j", "float", "the part of energy_j that hardware measured"),
+    Column("energy_estimated_j", "float", "the part of energy_j that a model estimated"),
+    Column("energy_net_j", "float", "energy_j beyond what the machines' share draws when idle; null if unknown"),
+    Column("carbon_g", "float", "g CO2e of energy_j, PUE applied; null if unknown"),
+    Column("cost", "float", "price of energy_j, PUE applied; null where no price was given"),
+    Column("measured", "flag", "true only if every joule comes from hardware: energy_kind is measured"),
+    Column("marks", "texts", "what its windows were marked with, each as window: mark; see the energy table"),
 )
 
 PLAN = (
@@ -90,12 +108,14 @@ STAGES = (
     Column("decode_requests", "int", "tickets whose responses the decode window generated; null where no task does"),
     Column("prompt_tokens", "int", "prompt tokens processed in the prefill window, padding left out"),
     Column("new_tokens", "int", "tokens generated in the decode window"),
-    Column("energy_j", "float", "joules of all windows of the finishing attempt; null if any part is unknown"),
+    *_TOTALS,
     Column("energy_j_per_request", "float", "joules of prefill and decode per ticket; null for fine-tuning"),
-    Column("carbon_g", "float", "g CO2e of energy_j, PUE applied; null if unknown"),
+    Column("energy_net_j_per_request", "float", "the same beyond idle power; null where that is unknown"),
     Column("carbon_g_per_kwh", "float", "emission factor used, PUE applied"),
-    Column("pue", "float", "power usage effectiveness applied to carbon"),
-    Column("measured", "flag", "true only if every joule of the stage comes from a hardware counter"),
+    Column("carbon_source", "text", "where the emission factor comes from"),
+    Column("pue", "float", "power usage effectiveness applied to carbon and cost"),
+    Column("price_per_kwh", "float", "price of electricity used, PUE not applied; null where none was given"),
+    Column("currency", "text", "of price and cost"),
     Column("duration_s", "float", "wall time of the finishing attempt"),
     Column("started_at", "time", "start of the finishing attempt"),
     Column("finished_at", "time", "when the stage was committed"),
@@ -117,9 +137,8 @@ ATTEMPTS = (
     Column("started_at", "time", "start"),
     Column("finished_at", "time", "end"),
     Column("duration_s", "float", "wall time"),
-    Column("energy_j", "float", "joules of its windows; null if any part is unknown"),
+    *_TOTALS,
     Column("kept", "flag", "whether its work became the stage's result; false means its joules are lost"),
-    Column("measured", "flag", "true only if every joule comes from a hardware counter; null without windows"),
     Column("workers", "int", "worker processes of the gang"),
     Column("nodes", "texts", "nodes of the gang"),
     Column("settings", "text", "settings of the stage, as canonical JSON"),
@@ -136,7 +155,7 @@ EPOCHS = (
     Column("tokens", "int", "tokens trained on, padding left out"),
     Column("energy_j", "float", "joules of the epoch's train window, over all nodes; null if unknown"),
     Column("duration_s", "float", "wall time of the epoch's train window"),
-    Column("measured", "flag", "true only if every joule comes from a hardware counter"),
+    Column("measured", "flag", "true only if every joule comes from hardware"),
     Column("kept", "flag", "whether the attempt became the stage's result"),
 )
 
@@ -152,21 +171,67 @@ QUALITY = (
 
 ENERGY = (
     _VERSION,
-    Column("stage_id", "text", "stage; null for a node's idle time"),
-    Column("attempt", "int", "number of the attempt; null for idle"),
+    Column("run", "text", "which run metered it"),
+    Column("stage_id", "text", "stage; null for what belongs to none"),
+    Column("attempt", "int", "number of the attempt; null where there is no stage"),
     Column("node", "text", "machine"),
-    Column("window", "text", "prune, calibrate, train, evaluate, prefill, decode or idle"),
+    Column(
+        "window",
+        "text",
+        "prune, calibrate, train, evaluate, prefill or decode; other: the rest of an attempt, such as loading; "
+        "idle: what nobody held; unattributed: CPU and DRAM for processes of no stage",
+    ),
     Column("epoch", "int", "epoch of a train window, else null"),
+    Column("repeat", "int", "which measurement of the same work, from 1; null where it is done once"),
+    Column("requests", "int", "requests of the whole gang handled in the window; null where it handles none"),
     Column("component", "text", "cpu, dram or gpu"),
     Column("device", "text", "UUID of a GPU; null where the component is the node's"),
     Column("energy_j", "float", "joules; null with a reason where they could not be read"),
+    Column("energy_net_j", "float", "joules beyond the idle power of the window's share; null if that is unknown"),
     Column("duration_s", "float", "length of the window"),
-    Column("source", "text", "where the figure comes from: codecarbon cpu_load model, rapl, nvml counter, …"),
-    Column("measured", "flag", "true: a hardware counter; false: an estimate by a model"),
+    Column("power_w", "float", "mean power: energy_j / duration_s"),
+    Column("source", "text", "where the figure comes from: nvml energy counter, rapl, codecarbon cpu_load, …"),
+    Column("measured", "flag", "true: hardware; false: an estimate by a model"),
     Column("kept", "flag", "whether the attempt became the stage's result"),
     Column("reason", "text", "why energy_j is null, else null"),
+    Column(
+        "marks",
+        "texts",
+        "what to know before trusting it: short, implausible: …, disagrees: …, throttled: …, shared: …; empty if sound",
+    ),
+    Column(
+        "power_integral_j", "float", "a GPU's sampled power integrated over the window, to hold its counter against"
+    ),
+    Column("power_limit_w", "float", "enforced limit of the GPU, the lowest seen"),
+    Column("temperature_c", "float", "of the GPU, the highest seen"),
+    Column("clock_sm_mhz", "float", "of the GPU's multiprocessors, mean of what was seen"),
+    Column("clock_memory_mhz", "float", "of the GPU's memory, mean of what was seen"),
+    Column("throttle_reasons", "texts", "why its clocks were held down, all that were seen"),
+    Column("other_processes", "int", "processes of others on the GPU, the most seen; null where that cannot be told"),
     Column("carbon_g", "float", "g CO2e, PUE applied; null if unknown"),
+    Column("cost", "float", "price, PUE applied; null where no price was given"),
     Column("started_at", "time", "when the window was opened"),
+)
+
+NODES = (
+    _VERSION,
+    Column("run", "text", "which run metered it"),
+    Column("node", "text", "machine"),
+    Column("component", "text", "cpu, dram or gpu"),
+    Column("device", "text", "UUID of a GPU; null where the component is the node's"),
+    Column("source", "text", "where the figures come from"),
+    Column("measured", "flag", "true: hardware; false: an estimate by a model"),
+    Column("energy_j", "float", "joules from the first to the last reading of the run; null with a reason"),
+    Column("stages_j", "float", "of these, in windows of stages; null if any of them is unknown"),
+    Column("idle_j", "float", "of these, idle"),
+    Column("unattributed_j", "float", "of these, of no stage and not idle"),
+    Column("difference", "float", "share of energy_j that the three parts miss or exceed: wanted within 0.005"),
+    Column("reason", "text", "why energy_j or difference is null, else null"),
+    Column("duration_s", "float", "from the first to the last reading"),
+    Column("idle_power_w", "float", "idle power, read before anything started; null if not read"),
+    Column("idle_reason", "text", "why idle power is null, or not to be trusted; else null"),
+    Column("idle_context", "flag", "whether a CUDA context was alive on the GPU when its idle power was read"),
+    Column("started_at", "time", "when the meter was started"),
 )
 
 COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
@@ -176,4 +241,5 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     "epochs": EPOCHS,
     "quality": QUALITY,
     "energy": ENERGY,
+    "nodes": NODES,
 }

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final, Literal
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 """Raised whenever the same settings would give another result, so that old rows are not taken for new ones."""
 
 Applied = Literal["before", "after"]
@@ -149,6 +149,7 @@ class InferenceSpec:
     max_new_tokens: int
     test_examples: int | None
     min_window_s: float
+    repeats: int
     seed: int
     kind: Literal["inference"] = "inference"
 

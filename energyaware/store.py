@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from energyaware.arrow import to_table
+from energyaware.energy.ledger_file import FOLDER as LEDGERS
 from energyaware.errors import InputError
 from energyaware.rows import Row
 
@@ -67,11 +68,14 @@ class Store:
     def attempts(self) -> dict[str, int]:
         """Number of attempts recorded so far, by stage id."""
         latest: dict[str, int] = {}
-        for path in self.root.glob("attempts/[!._]*.parquet"):
-            stage, _, number = path.stem.rpartition("-")
-            if number.isdecimal():
-                latest[stage] = max(latest.get(stage, 0), int(number))
+        for stage, number in self.attempt_keys():
+            latest[stage] = max(latest.get(stage, 0), number)
         return latest
+
+    def attempt_keys(self) -> set[tuple[str, int]]:
+        """Stage id and number of every attempt that has a row."""
+        names = [path.stem.rpartition("-") for path in self.root.glob("attempts/[!._]*.parquet")]
+        return {(stage, int(number)) for stage, _, number in names if number.isdecimal()}
 
     def stage_row(self, stage_id: str) -> Row:
         """The row of a finished stage.
@@ -83,6 +87,16 @@ class Store:
             row: Row = pq.read_table(path).to_pylist()[0]
             return row
         raise KeyError(stage_id)
+
+    # -- ledgers of meters at work, and of what was killed ---------------------------------------------------------
+
+    def ledger(self, run: str, node: str) -> Path:
+        """Where the meter of a node keeps its ledger during a run (see `energyaware.energy.ledger_file`)."""
+        return self.root / LEDGERS / f"{run}-{node}.json"
+
+    def ledgers(self) -> list[Path]:
+        """All ledgers that were not taken over into the tables yet."""
+        return sorted(self.root.glob(f"{LEDGERS}/[!._]*.json"))
 
     # -- texts and artifacts ---------------------------------------------------------------------------------------
 

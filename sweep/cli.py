@@ -48,6 +48,13 @@ class PlanFormat(StrEnum):
     json = "json"
 
 
+class RankedEnergy(StrEnum):
+    """Whose joules are ranked."""
+
+    gross = "gross"
+    net = "net"
+
+
 SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")]
 Results = Annotated[str | None, typer.Option(metavar="DIR", help="Results folder, in place of the sweep file's.")]
@@ -98,6 +105,7 @@ def resume(directory: Folder, address: Address = "local") -> None:
 
 
 def _run(sweep: Sweep, results: str | None, address: str, source: Path) -> None:
+    from analysis.comparable import NotComparable
     from energyaware.store import Store
     from sweep.runner import run as run_sweep
 
@@ -107,8 +115,10 @@ def _run(sweep: Sweep, results: str | None, address: str, source: Path) -> None:
     if ended.interrupted:
         console.print(f"stopped; the same command, or [bold]energyaware resume {store.root}[/], goes on from here")
         raise typer.Exit(INTERRUPTED)
-    choice = sweep.ranking
-    _show_ranking(store.root, choice.weight, choice.requests, choice.phi, Format.table)
+    try:
+        _show_ranking(store.root, _asked_ranking(store.root), Format.table)
+    except NotComparable as problem:
+        console.print(f"not ranked: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     console.print(f"results in {store.root}", highlight=False, soft_wrap=True)
     if ended.failed:
         raise typer.Exit(FAILED_STAGES)
@@ -119,7 +129,7 @@ def status(
     directory: Folder,
     form: Annotated[PlanFormat, typer.Option("--format", help="How to print it.")] = PlanFormat.table,
 ) -> None:
-    """Tell what is done, running out, failed and left, joules so far and lost, and the time left."""
+    """Tell what is done, running, failed and left, joules spent and lost, whether nodes add up, and the time left."""
     from analysis.load import load
     from analysis.status import as_json, as_table
     from analysis.status import status as status_of
@@ -128,7 +138,7 @@ def status(
     if form is PlanFormat.json:
         print(as_json(found))
     else:
-        _console().print(as_table(found))
+        _console().print(as_table(found), soft_wrap=True)
 
 
 @app.command(epilog="Example: energyaware rank results/quickstart --weight 0.7 --requests 1000000 --format json")
@@ -139,17 +149,19 @@ def rank(
     ] = None,
     requests: Annotated[int | None, typer.Option(help="Requests the fine-tuning's joules are spread over.")] = None,
     phi: Annotated[str | None, typer.Option(help="Normalisation of energy: minmax or ratio.")] = None,
+    energy: Annotated[
+        RankedEnergy, typer.Option(help="gross: joules as metered. net: those beyond idle power.")
+    ] = RankedEnergy.gross,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Rank measured against estimated energy all the same, and say so.")
+    ] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
 ) -> None:
     """Rank configurations by quality and joules per request. Defaults are those of the sweep file."""
     asked = _asked_ranking(directory)
-    _show_ranking(
-        directory,
-        asked.get("weight", 0.5) if weight is None else weight,
-        asked.get("requests", 10_000) if requests is None else requests,
-        phi or asked.get("phi", "minmax"),
-        form,
-    )
+    given = {"weight": weight, "requests": requests, "phi": phi, "allow_mixed": allow_mixed or None}
+    options = asked | {name: value for name, value in given.items() if value is not None}
+    _show_ranking(directory, options | {"energy": energy.value}, form)
 
 
 @app.command(
@@ -160,19 +172,40 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT over the tables.")],
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
 ) -> None:
-    """Ask the tables in SQL: plan, stages, attempts, epochs, quality, energy, ranking. Reads only."""
+    """Ask the tables in SQL: plan, stages, attempts, epochs, quality, energy, nodes, ranking. Reads only."""
     from analysis.load import load
     from analysis.query import query as ask
     from analysis.query import render
 
-    _print(render(ask(load(directory), sql), form.value))
+    _print(render(ask(load(directory), sql, **_asked_ranking(directory)), form.value))
 
 
-def _show_ranking(directory: Path, weight: float, requests: int, phi: Any, form: Format) -> None:
+@app.command(epilog="Example: energyaware meters --country USA --region california --seconds 5")
+def meters(
+    form: Annotated[PlanFormat, typer.Option("--format", help="How to print it.")] = PlanFormat.table,
+    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Time over which power is read.")] = 1.0,
+    country: Annotated[str | None, typer.Option(help="Emission factor of this ISO 3166-1 alpha-3 code.")] = None,
+    region: Annotated[str | None, typer.Option(help="Of this province or state of it.")] = None,
+) -> None:
+    """Tell what this machine can measure, how, and what to do about what it cannot."""
+    from energyaware.energy.base import MeterSettings
+    from sweep.meters import as_json, as_table, look, notes
+
+    report = look(MeterSettings(country=country, region=region), seconds)
+    if form is PlanFormat.json:
+        print(as_json(report))
+        return
+    console = _console()
+    console.print(as_table(report))
+    for note in notes(report):  # unbroken, so that commands in it can be copied
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_ranking(directory: Path, options: dict[str, Any], form: Format) -> None:
     from analysis.load import load
     from analysis.show import answer, as_csv, as_json, as_table
 
-    found = answer(load(directory), weight, requests, phi)
+    found = answer(load(directory), **options)
     _print({Format.json: as_json, Format.csv: as_csv, Format.table: as_table}[form](found))
 
 
@@ -182,8 +215,8 @@ def _asked_ranking(directory: Path) -> dict[str, Any]:
 
     path = directory / "sweep.yaml"
     content = yaml.safe_load(path.read_text()) if path.exists() else None
-    asked: dict[str, Any] = (content or {}).get("ranking", {})
-    return asked
+    asked: dict[str, Any] = (content or {}).get("ranking") or {}
+    return {name: asked[name] for name in ("weight", "requests", "phi", "allow_mixed") if name in asked}
 
 
 def _print(text: Any) -> None:

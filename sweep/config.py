@@ -1,10 +1,11 @@
 """The sweep file as a frozen tree. It refuses unknown keys; validation touches neither network nor environment."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from energyaware.energy.base import Component, MeterSettings
 from energyaware.spec import Method
 from energyaware.tasks import TASKS
 from sweep.choices import Part, PrecisionChoice, PruningChoice, listed, one_of
@@ -139,7 +140,9 @@ class Inference(Part):
     test_examples: Count | None = None
     """At most so many examples of the test split."""
     min_window_s: Annotated[float, Field(gt=0)] = 5.0
-    """Measured windows repeat the same batch until they are at least so long."""
+    """Measured windows repeat the same batch until they are at least so long. Under 5 s they are marked as short."""
+    repeats: Count = 3
+    """How often prefill and decode are measured, in shuffled order."""
 
 
 class Resources(Part):
@@ -156,14 +159,30 @@ class Resources(Part):
 
 
 class Energy(Part):
-    """Where the machines stand, for carbon."""
+    """How nodes are metered, and where they stand, for carbon and cost."""
 
+    components: Annotated[tuple[Component, ...], BeforeValidator(listed), Field(min_length=1)] = get_args(Component)
+    """What counts: cpu, dram, gpu. One that is left out is in no figure; one that a node cannot read is refused."""
     country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
-    """ISO 3166-1 alpha-3 code, such as DEU. Without it no carbon is given."""
+    """ISO 3166-1 alpha-3 code, such as DEU. Without it, and without carbon_g_per_kwh, no carbon is given."""
     region: str | None = None
     """Province or state, where CodeCarbon has data for it."""
+    carbon_g_per_kwh: Annotated[float, Field(ge=0)] | None = None
+    """Emission factor of your electricity, in place of the country's."""
     pue: Annotated[float, Field(ge=1)] = 1.0
-    """Power usage effectiveness of the data centre, applied to carbon. Joules stay those of the machines."""
+    """Power usage effectiveness of the data centre, applied to carbon and cost. Joules stay those of the machines."""
+    price_per_kwh: Annotated[float, Field(ge=0)] | None = None
+    """Price of electricity. Without it no cost is given."""
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
+    """ISO 4217 code of the price, such as EUR."""
+    idle_s: Annotated[float, Field(ge=0)] = 5.0
+    """Seconds over which the nodes' idle power is read before anything starts; 0 leaves net joules unknown."""
+    heartbeat_s: Annotated[float, Field(ge=0.5, le=60)] = 2.0
+    """Seconds between two readings, and two writes of the ledger: what a crash loses at most."""
+
+    def settings(self) -> MeterSettings:
+        """As a node's meter takes them."""
+        return MeterSettings(**self.model_dump())
 
 
 class RankingChoice(Part):
@@ -175,6 +194,8 @@ class RankingChoice(Part):
     """Requests over which the joules of a fine-tuning are spread."""
     phi: Literal["minmax", "ratio"] = "minmax"
     """Normalisation of energy."""
+    allow_mixed: bool = False
+    """Rank measured and estimated energy against each other, which is otherwise refused."""
 
 
 class Sweep(Part):

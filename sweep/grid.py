@@ -78,6 +78,7 @@ def _trial(
         max_new_tokens=sweep.inference.max_new_tokens,
         test_examples=sweep.inference.test_examples,
         min_window_s=sweep.inference.min_window_s,
+        repeats=sweep.inference.repeats,
         seed=seed,
     )
     return Trial(finetune, inference)

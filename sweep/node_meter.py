@@ -1,98 +1,27 @@
-"""One meter per node, as a Ray actor that outlives stages, and the handle that workers open windows with."""
+"""The nodes' meters, as the driver and the stages use them."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from energyaware.energy.base import Source, WindowName
-from energyaware.energy.codecarbon import CodeCarbonSource
-from energyaware.energy.ledger import Ledger
-from energyaware.energy.nvml import NvmlSource
-from energyaware.energy.process_tree import cpu_time_s
+from energyaware.energy.base import MeterSettings, WindowName
+from energyaware.energy.holder import Key
+from energyaware.energy.service import Post
+from energyaware.errors import StageError
 from energyaware.rows import Row
-from sweep.config import Energy
+from energyaware.store import Store
+from sweep.meter_actor import NodeMeter
+from sweep.recover import saved_rows
 
-TICK_S: Final = 1.0
-"""Time between readings inside a window: shares of CPU time are taken anew at each."""
-
-
-@ray.remote(num_cpus=0, max_restarts=0)
-class NodeMeter:
-    """Keeps one node's ledger."""
-
-    def __init__(self, node: str, energy: Energy) -> None:
-        self._node, self._energy = node, energy
-        self._lock, self._stop = threading.Lock(), threading.Event()
-
-    def start(self) -> None:
-        """Read the sources for the first time, and from now on. Apart, for Ray hides what a constructor raises."""
-        sources, uuids = _sources(self._energy)
-        self._gpu_uuids = {str(index): uuid for index, uuid in enumerate(uuids)}
-        self._ledger = Ledger(self._node, sources, cpu_time_s)
-        threading.Thread(target=self._tick, daemon=True).start()
-
-    def open(
-        self,
-        stage_id: str,
-        attempt: int,
-        name: WindowName,
-        epoch: int | None,
-        pids: Sequence[int],
-        gpus: Sequence[str],
-    ) -> int:
-        """As the ledger's; `gpus` are Ray's ids, which are NVML indices or UUIDs."""
-        uuids = [self._gpu_uuids.get(gpu, gpu) for gpu in gpus]
-        with self._lock:
-            return self._ledger.open(stage_id, attempt, name, epoch, pids, uuids)
-
-    def close(self, token: int) -> None:
-        """As the ledger's."""
-        with self._lock:
-            self._ledger.close(token)
-
-    def collect(self, stage_id: str, attempt: int, *, kept: bool) -> list[Row]:
-        """As the ledger's."""
-        with self._lock:
-            return self._ledger.collect(stage_id, attempt, kept=kept)
-
-    def collect_idle(self) -> list[Row]:
-        """As the ledger's."""
-        with self._lock:
-            return self._ledger.collect_idle()
-
-    def now(self) -> dict[str, Any]:
-        """As the ledger's."""
-        with self._lock:
-            return self._ledger.now()
-
-    def shut(self) -> None:
-        """Stop reading."""
-        self._stop.set()
-        with self._lock:
-            self._ledger.shut()
-
-    def _tick(self) -> None:
-        while not self._stop.wait(TICK_S):
-            with self._lock:
-                self._ledger.tick()
-
-
-def _sources(energy: Energy) -> tuple[list[Source], list[str]]:
-    """What this node's joules are read from, and the UUIDs of its GPUs in NVML's order."""
-    import pynvml
-
-    node = CodeCarbonSource(energy.country, energy.region, energy.pue)
-    try:
-        gpus = NvmlSource()
-    except pynvml.NVMLError:  # no NVIDIA driver: no GPU to account for
-        return [node], []
-    return [node, gpus], gpus.uuids
+ANSWER_S: Final = 60.0
+"""A meter that does not answer for so long is gone with its node."""
 
 
 @dataclass(frozen=True)
@@ -100,42 +29,87 @@ class StageWindows:
     """Opens windows of one attempt at the meter of one node (`energyaware.energy.windows.NodeWindows`)."""
 
     meter: Any
-    stage_id: str
-    attempt: int
-    pids: tuple[int, ...]
-    gpus: tuple[str, ...]
+    key: Key
 
-    def open(self, name: WindowName, epoch: int | None) -> int:
+    def open(self, name: WindowName, epoch: int | None, repeat: int | None) -> int:
         """Open a window and return its token."""
-        token: int = ray.get(self.meter.open.remote(self.stage_id, self.attempt, name, epoch, self.pids, self.gpus))
+        token: int = ray.get(self.meter.open.remote(self.key, name, epoch, repeat))
         return token
 
-    def close(self, token: int) -> None:
+    def close(self, token: int, requests: int | None) -> None:
         """Close it."""
-        ray.get(self.meter.close.remote(token))
+        ray.get(self.meter.close.remote(token, requests))
 
 
-def collect(meters: Iterable[Any], stage_id: str, attempt: int, *, kept: bool) -> list[Row]:
-    """Rows of all windows of an attempt on these meters' nodes, which the meters then forget."""
-    rows = ray.get([meter.collect.remote(stage_id, attempt, kept=kept) for meter in meters])
+@dataclass(frozen=True)
+class Meter:
+    """A node's meter, and where it leaves its ledger."""
+
+    actor: Any
+    post: Post
+
+
+Meters = Mapping[str, Meter]
+"""By Ray's node id."""
+
+
+def end(meters: Iterable[Meter], key: Key) -> list[Row]:
+    """Rows of all windows of an attempt that finished on these meters' nodes.
+
+    Raises:
+        RayError: a meter is gone.
+        StageError: a meter was started anew meanwhile: the attempt's joules are not known.
+    """
+    rows = ray.get([meter.actor.end.remote(key, kept=True) for meter in meters], timeout=ANSWER_S)
+    if not all(rows):
+        raise StageError("a node's meter was started anew while the stage ran: its joules are not known")
     return [row for node_rows in rows for row in node_rows]
 
 
-def start_meters(energy: Energy) -> dict[str, Any]:
-    """A meter on every node of the cluster, by node id; each has read its sources once.
+def end_lost(meters: Iterable[Meter], key: Key, store: Store) -> list[Row]:
+    """What meters know of an attempt that ended without a result, or had saved of it when they died."""
+    rows = []
+    for meter in meters:
+        found: list[Row] = []
+        with suppress(ray.exceptions.RayError):
+            found = ray.get(meter.actor.end.remote(key, kept=False), timeout=ANSWER_S)
+        rows += found or saved_rows(store, key, meter.post.node)
+    return rows
+
+
+def forget(meters: Iterable[Meter], key: Key) -> None:
+    """The rows of an attempt are in the results."""
+    for meter in meters:
+        meter.actor.forget.remote(key)
+
+
+def start_meters(
+    settings: MeterSettings, store: Store | None, *, run: str, sweep: str, compute_on_gpus: bool = False
+) -> Meters:
+    """A meter on every node of the cluster; each knows its node's idle power.
+
+    Args:
+        settings: how to meter.
+        store: where ledgers are kept; None keeps none.
+        run: name of the run.
+        sweep: name of the sweep.
+        compute_on_gpus: whether stages will compute on the GPUs they hold.
 
     Raises:
-        InputError: CodeCarbon knows no such country or region, or could not start.
+        InputError: the settings name a place without data, or a component that a node cannot read.
     """
-    meters = {
-        node["NodeID"]: NodeMeter.options(  # type: ignore[attr-defined]
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(node["NodeManagerHostname"], energy)
-        for node in ray.nodes()
-        if node["Alive"]
-    }
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    names = Counter(node["NodeManagerHostname"] for node in nodes)
+    meters = {}
+    for node in nodes:
+        host = node["NodeManagerHostname"]
+        name = host if names[host] == 1 else f"{host}-{node['NodeManagerAddress']}"
+        post = Post(name, run, sweep, store.ledger(run, name) if store else None, compute_on_gpus)
+        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        actor = NodeMeter.options(scheduling_strategy=place).remote(post, settings)  # type: ignore[attr-defined]
+        meters[node["NodeID"]] = Meter(actor, post)
     try:
-        ray.get([meter.start.remote() for meter in meters.values()])
+        ray.get([meter.actor.start.remote() for meter in meters.values()])
     except ray.exceptions.RayTaskError as problem:
         raise problem.cause from None
     return meters

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Final
 
 import ray
 from rich.console import Console, Group
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from energyaware.rows import Row
+from sweep.node_meter import Meters
 from sweep.plan import PlannedStage
 
 POLL_S: Final = 1.0
@@ -28,14 +29,15 @@ class Progress:
     On a terminal a live picture; elsewhere one line per event.
     """
 
-    def __init__(self, total: int, left: Collection[PlannedStage], meters: dict[str, Any], console: Console) -> None:
+    def __init__(self, total: int, left: Collection[PlannedStage], meters: Meters, console: Console) -> None:
         self._total, self._done, self._failed, self._blocked = total, total - len(left), 0, 0
         self._meters, self._console = meters, console
         self._left = {stage.stage_id: stage for stage in left}
         self._durations: dict[str, list[float]] = defaultdict(list)
-        self._energy_j, self._measured = 0.0, True
+        self._energy_j, self._kinds = 0.0, set[str]()
         self._running: dict[str, float] = {}
         self._now: dict[str, tuple[str, float]] = {}
+        self._trouble: list[str] = []
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._live: Live | None = None
 
@@ -73,7 +75,7 @@ class Progress:
             else:
                 self._failed += 1
             self._energy_j += ended.get("energy_j") or 0.0
-            self._measured &= ended.get("measured") is not False
+            self._kinds |= {kind} if (kind := ended.get("energy_kind")) else set()
             line = self._line(stage, ended)
         self._console.print(line, highlight=False, soft_wrap=True)
 
@@ -87,7 +89,9 @@ class Progress:
         return line.append(f"{ended['duration_s']:7.1f} s {energy:>10}   {self._summary()}", style="dim")
 
     def _summary(self) -> str:
-        kind = "" if self._measured else " (estimated)"
+        kind = {frozenset(): "", frozenset({"measured"}): "", frozenset({"estimated"}): " (estimated)"}.get(
+            frozenset(self._kinds), " (partly estimated)"
+        )
         left = self._time_left_s()
         if not self._left:
             return f"{self._energy_j:,.0f} J{kind} in all"
@@ -120,22 +124,23 @@ class Progress:
                 ProgressBar(total=max(1, self._total), completed=self._done, width=30),
                 f"{self._done} of {self._total} stages{failed}, {self._summary()}",
             )
-            return Group(head, table)
+            return Group(head, table, *(Text(trouble, style="red") for trouble in self._trouble))
 
     def _poll(self) -> None:
         while not self._stop.wait(POLL_S):
             try:
-                seen = ray.get([meter.now.remote() for meter in self._meters.values()], timeout=POLL_S * 5)
+                seen = ray.get([meter.actor.now.remote() for meter in self._meters.values()], timeout=POLL_S * 5)
             except Exception:  # noqa: S112
                 continue
             with self._lock:
+                self._trouble = [now["trouble"] for now in seen if now["trouble"]]
                 self._now = {
                     stage_id: (
                         f"{window}{f' epoch {epoch}' if epoch else ''} {duration_s:.0f} s",
                         now["joules"][stage_id],
                     )
                     for now in seen
-                    for stage_id, window, epoch, duration_s in now["open"]
+                    for stage_id, _, window, epoch, duration_s in now["open"]
                 }
 
 

@@ -1,15 +1,17 @@
 """What an attempt leaves in the results folder: its rows, in the order that makes a torn record impossible."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from energyaware.energy.base import JOULES_PER_KWH
+from energyaware.energy.carbon import Factors
+from energyaware.energy.holder import Key
 from energyaware.rows import Row
 from energyaware.spec import canonical_json
 from energyaware.stage import Outcome
 from energyaware.store import Store
 from sweep.plan import PlannedStage, configuration_columns
+from sweep.totals import Totals, of_window, per_request
 
 
 @dataclass(frozen=True)
@@ -27,32 +29,27 @@ class Attempt:
         """Of its files."""
         return f"{self.stage.stage_id}-{self.number}"
 
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums over windows; None where any part is unknown, for a sum with an unknown part is unknown."""
-
-    energy_j: float | None
-    carbon_g: float | None
-    measured: bool | None
+    @property
+    def key(self) -> Key:
+        """By which meters know it."""
+        return self.stage.stage_id, self.number
 
     @property
-    def carbon_g_per_kwh(self) -> float | None:
-        """Emission factor that the carbon was computed with."""
-        return self.carbon_g / self.energy_j * JOULES_PER_KWH if self.energy_j and self.carbon_g is not None else None
-
-    @classmethod
-    def of(cls, energy: Sequence[Row]) -> "Totals":
-        """Of these rows of the energy table."""
-        return cls(
-            _sum(row["energy_j"] for row in energy) if energy else None,
-            _sum(row["carbon_g"] for row in energy) if energy else None,
-            all(row["measured"] for row in energy) if energy else None,
-        )
+    def about(self) -> Row:
+        """Its columns of the attempts table that are known from the start."""
+        return {
+            "stage_id": self.stage.stage_id,
+            "attempt": self.number,
+            "kind": self.stage.spec.kind,
+            "started_at": self.started_at,
+            "workers": self.workers,
+            "nodes": list(self.nodes),
+            "settings": canonical_json(self.stage.spec),
+        }
 
 
 def record_finished(
-    store: Store, attempt: Attempt, outcome: Outcome, energy: list[Row], *, sweep: str, pue: float
+    store: Store, attempt: Attempt, outcome: Outcome, energy: list[Row], *, sweep: str, factors: Factors
 ) -> Row:
     """Write all rows of an attempt that finished its stage, the stage's own row last. Returns that row."""
     finished_at = datetime.now(UTC)
@@ -61,9 +58,9 @@ def record_finished(
     epochs = [
         {
             **epoch,
-            "energy_j": (part := Totals.of(_of_window(energy, "train", epoch["epoch"]))).energy_j,
-            "measured": part.measured,
-            "duration_s": _duration_s(_of_window(energy, "train", epoch["epoch"])),
+            "energy_j": (part := Totals.of(of_window(energy, "train", epoch["epoch"]))).energy_j,
+            "measured": None if part.kind is None else part.kind == "measured",
+            "duration_s": _duration_s(of_window(energy, "train", epoch["epoch"])),
             "stage_id": stage_id,
             "attempt": number,
             "kept": True,
@@ -85,12 +82,14 @@ def record_finished(
         "needs": list(attempt.stage.spec.needs),
         **configuration_columns(attempt.stage.spec),
         **outcome.columns,
-        "energy_j": totals.energy_j,
-        "energy_j_per_request": energy_per_request(energy, outcome.columns),
-        "carbon_g": totals.carbon_g,
-        "carbon_g_per_kwh": totals.carbon_g_per_kwh,
-        "pue": pue,
-        "measured": totals.measured,
+        **totals.columns(),
+        "energy_j_per_request": per_request(energy),
+        "energy_net_j_per_request": per_request(energy, "energy_net_j"),
+        "carbon_g_per_kwh": factors.carbon_g_per_kwh,
+        "carbon_source": factors.carbon_source,
+        "pue": factors.pue,
+        "price_per_kwh": factors.price_per_kwh,
+        "currency": factors.currency,
         "duration_s": (finished_at - attempt.started_at).total_seconds(),
         "started_at": attempt.started_at,
         "finished_at": finished_at,
@@ -118,16 +117,6 @@ def record_unfinished(
     )
 
 
-def energy_per_request(energy: Sequence[Row], columns: Row) -> float | None:
-    """Joules of prefill per ticket read plus joules of decode per ticket answered; None if any part is unknown."""
-    parts = []
-    for window in ("prefill", "decode"):
-        if requests := columns.get(f"{window}_requests"):
-            energy_j = Totals.of(_of_window(energy, window)).energy_j
-            parts.append(None if energy_j is None else energy_j / requests)
-    return _sum(parts) if parts else None
-
-
 def _write_attempt(
     store: Store,
     attempt: Attempt,
@@ -140,38 +129,18 @@ def _write_attempt(
     traceback: str | None = None,
 ) -> Row:
     row = {
-        "stage_id": attempt.stage.stage_id,
-        "attempt": attempt.number,
-        "kind": attempt.stage.spec.kind,
+        **attempt.about,
         "state": state,
         "reason": reason,
         "traceback": traceback,
-        "started_at": attempt.started_at,
         "finished_at": finished_at,
         "duration_s": (finished_at - attempt.started_at).total_seconds(),
-        "energy_j": totals.energy_j,
+        **totals.columns(),
         "kept": kept,
-        "measured": totals.measured,
-        "workers": attempt.workers,
-        "nodes": list(attempt.nodes),
-        "settings": canonical_json(attempt.stage.spec),
     }
     store.write_rows("attempts", attempt.name, [row])
     return row
 
 
-def _of_window(energy: Sequence[Row], window: str, epoch: int | None = None) -> list[Row]:
-    return [row for row in energy if row["window"] == window and row["epoch"] == epoch]
-
-
 def _duration_s(energy: Sequence[Row]) -> float | None:
     return max((row["duration_s"] for row in energy), default=None)
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    total = 0.0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 from cluster.inventory import local_capability, local_cpus, local_gpus
 from energyaware.errors import InputError
@@ -26,9 +27,11 @@ from sweep.sweep_file import dump
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from energyaware.energy.carbon import Factors
     from energyaware.precision import Device
     from energyaware.rows import Row
     from sweep.config import Sweep
+    from sweep.node_meter import Meters
     from sweep.schedule import StageSearcher
     from sweep.stage_actor import Job
 
@@ -129,6 +132,7 @@ def _run_stages(
     """Join Ray and dispatch; the only part that needs the `run` extra."""
     from cluster.connect import join
 
+    energy_factors = _factors(sweep, source)
     store.clear_incoming()
     with console.status("starting Ray"):
         machines = ExitStack()
@@ -136,15 +140,15 @@ def _run_stages(
     with machines, _interrupts():
         from cluster.gang import WorkerResources
         from sweep.feasibility import refused_by_models
-        from sweep.node_meter import start_meters
         from sweep.progress import Progress
+        from sweep.recover import take_over
         from sweep.schedule import StageSearcher, dispatch
         from sweep.stage_actor import Job
 
-        try:
-            meters = start_meters(sweep.energy)
-        except InputError as problem:  # the meter knows the field, and not which file it came from
-            raise InputError(source, problem.field, problem.problem) from None
+        take_over(store)
+        run_name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
+        with console.status(f"reading the nodes' idle power for {sweep.energy.idle_s:g} s"):
+            meters = _start_meters(sweep, store, device, run_name, source)
         _prepare_models(left, meters, console)
         if refused := refused_by_models(left):
             plan = plan.refusing(refused)
@@ -160,14 +164,14 @@ def _run_stages(
             workers=sweep.resources.workers,
             resources=WorkerResources(sweep.resources.cpus_per_worker, gpus_per_worker(sweep, device), device),
             meters=meters,
-            pue=sweep.energy.pue,
+            factors=energy_factors,
         )
         feasible = sum(stage.state == "planned" for stage in plan)
         progress = Progress(feasible, left, meters, console)
 
         def listen(event: str, stage: PlannedStage, ended: Row) -> None:
             if event == "ended" and ended.get("unrecorded"):
-                _record_lost(job, stage, _collect_lost(job, stage), ended["state"], ended["reason"])
+                _record_lost(job, stage, ended["state"], ended["reason"])
             progress(event, stage, ended)
 
         searcher = StageSearcher(left, listen)
@@ -183,7 +187,31 @@ def _run_stages(
     return Ended(progress.failed, interrupted)
 
 
-def _prepare_models(left: tuple[PlannedStage, ...], meters: dict[str, Any], console: Console) -> None:
+def _factors(sweep: Sweep, source: Any) -> Factors:
+    from energyaware.energy.carbon import factors
+
+    with _naming(source):
+        return factors(sweep.energy.settings())
+
+
+@contextmanager
+def _naming(source: Any) -> Iterator[None]:
+    """Meters know the field that is wrong, and not which file it came from."""
+    try:
+        yield
+    except InputError as problem:
+        raise InputError(source, problem.field, problem.problem) from None
+
+
+def _start_meters(sweep: Sweep, store: Store, device: Device, run_name: str, source: Any) -> Meters:
+    from sweep.node_meter import start_meters
+
+    settings, on_gpus = sweep.energy.settings(), device == "cuda"
+    with _naming(source):
+        return start_meters(settings, store, run=run_name, sweep=sweep.name, compute_on_gpus=on_gpus)
+
+
+def _prepare_models(left: tuple[PlannedStage, ...], meters: Meters, console: Console) -> None:
     """Have the built-in base model in every node's cache before workers want it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -206,41 +234,36 @@ def _prepare_models(left: tuple[PlannedStage, ...], meters: dict[str, Any], cons
 
 
 def _close_accounts(job: Job, searcher: StageSearcher) -> None:
-    """Record what was running when the run was stopped, and the nodes' idle time."""
+    """Record what was running when the run was stopped, and how the nodes add up."""
     import ray
+
+    from sweep.node_meter import ANSWER_S
+    from sweep.recover import take_over
 
     finished = job.store.finished()
     for stage in searcher.running:
-        energy = _collect_lost(job, stage)
-        if energy and stage.stage_id not in finished:  # without a window it was waiting for workers, or loading
-            _record_lost(job, stage, energy, "interrupted", "the run was stopped")
-    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-    for number, meter in enumerate(job.meters.values()):
+        if stage.stage_id not in finished:
+            _record_lost(job, stage, "interrupted", "the run was stopped")
+    last_words = []
+    for meter in job.meters.values():
         with suppress(ray.exceptions.RayError):  # a signal to all processes of the run ends the meters too
-            job.store.write_rows("energy", f"idle-{stamp}-{number}", ray.get(meter.collect_idle.remote()))
-            ray.get(meter.shut.remote())
+            last_words.append(ray.get(meter.actor.finish.remote(), timeout=ANSWER_S))
+    take_over(job.store, last_words)
 
 
-def _collect_lost(job: Job, stage: PlannedStage) -> list[Row]:
-    """What the meters know of an attempt whose actor can no longer ask them; nothing where they are gone themselves."""
-    import ray
-
-    from sweep.node_meter import collect
-
-    try:
-        return collect(job.meters.values(), stage.stage_id, job.next_attempt(stage), kept=False)
-    except ray.exceptions.RayError:
-        return []
-
-
-def _record_lost(job: Job, stage: PlannedStage, energy: list[Row], state: str, reason: str) -> None:
-    """Record an attempt whose actor can no longer do so."""
+def _record_lost(job: Job, stage: PlannedStage, state: str, reason: str) -> None:
+    """Record an attempt whose actor can no longer do so; nothing if it was waiting for workers."""
+    from sweep.node_meter import end_lost, forget
     from sweep.record import Attempt, record_unfinished
 
-    started_at = min((row["started_at"] for row in energy), default=datetime.now(UTC))
-    nodes = tuple(dict.fromkeys(row["node"] for row in energy))
-    attempt = Attempt(stage, job.next_attempt(stage), job.workers, nodes, started_at)
-    record_unfinished(job.store, attempt, energy, state=state, reason=reason)
+    key = stage.stage_id, job.next_attempt(stage)
+    energy = end_lost(job.meters.values(), key, job.store)
+    if energy or state != "interrupted":
+        started_at = min((row["started_at"] for row in energy), default=datetime.now(UTC))
+        nodes = tuple(dict.fromkeys(row["node"] for row in energy))
+        attempt = Attempt(stage, key[1], job.workers, nodes, started_at)
+        record_unfinished(job.store, attempt, energy, state=state, reason=reason)
+    forget(job.meters.values(), key)
 
 
 def _asked(sweep: Sweep) -> str:

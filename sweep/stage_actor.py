@@ -11,13 +11,14 @@ import ray
 from ray import tune
 
 from cluster.gang import Gang, Rank, WorkerResources
+from energyaware.energy.carbon import Factors
 from energyaware.energy.windows import GangMeter
 from energyaware.errors import StageError
 from energyaware.rows import Row
 from energyaware.spec import StageSpec
 from energyaware.stage import Outcome, run_stage, warm_up
 from energyaware.store import Store
-from sweep.node_meter import StageWindows, collect
+from sweep.node_meter import ANSWER_S, Meter, Meters, StageWindows, end, end_lost, forget
 from sweep.plan import PlannedStage
 from sweep.record import Attempt, record_finished, record_unfinished
 
@@ -32,8 +33,8 @@ class Job:
     store: Store
     workers: int
     resources: WorkerResources
-    meters: dict[str, Any]
-    pue: float
+    meters: Meters
+    factors: Factors
 
     def next_attempt(self, stage: PlannedStage) -> int:
         """Number of the attempt that this run makes of a stage."""
@@ -61,23 +62,25 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
         attempt = Attempt(stage, number, job.workers, (), started_at)
         try:
             gang = self._warm_gang()
-            attempt = Attempt(stage, number, job.workers, tuple(dict.fromkeys(r.node for r in gang.ranks)), started_at)
+            nodes = tuple(meter.post.node for meter in self._meters(gang))
+            attempt = Attempt(stage, number, job.workers, nodes, started_at)
             with job.store.scratch(stage.stage_id):
                 outcome = self._run(gang, attempt)
-            energy = self._collect(gang, attempt, kept=True)
-            row = record_finished(job.store, attempt, outcome, energy, sweep=job.sweep, pue=job.pue)
+            energy = end(self._meters(gang), attempt.key)
+            row = record_finished(job.store, attempt, outcome, energy, sweep=job.sweep, factors=job.factors)
         except Exception as problem:
             row = self._record_failure(attempt, problem)
             self._dismiss()
         else:
             if not gang.is_clean():
                 self._dismiss()
+        forget(job.meters.values(), attempt.key)
         return {
             "stage_id": stage.stage_id,
             "state": row["state"],
             "reason": row.get("reason"),
             "energy_j": row["energy_j"],
-            "measured": row["measured"],
+            "energy_kind": row["energy_kind"],
             "duration_s": row["duration_s"],
             "done": True,
         }
@@ -99,25 +102,22 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
         return self._gang
 
     def _run(self, gang: Gang, attempt: Attempt) -> Outcome:
+        for node_id, meter in zip(dict.fromkeys(gang.node_ids), self._meters(gang), strict=True):
+            pids, cores = gang.on_node(node_id, gang.pids), self._job.resources.cpus
+            ray.get(
+                meter.actor.begin.remote(attempt.about, pids, gang.gpus_on_node(node_id), cores * len(pids)),
+                timeout=ANSWER_S,
+            )
+
         def arguments(rank: Rank) -> tuple[str, StageSpec, Rank, GangMeter, Store]:
-            node_id = gang.node_ids[rank.rank]
-            windows = None
-            if rank.leads_node:
-                windows = StageWindows(
-                    self._job.meters[node_id],
-                    attempt.stage.stage_id,
-                    attempt.number,
-                    tuple(gang.on_node(node_id, gang.pids)),
-                    gang.gpus_on_node(node_id),
-                )
+            meter = self._job.meters[gang.node_ids[rank.rank]]
+            windows = StageWindows(meter.actor, attempt.key) if rank.leads_node else None
             return attempt.stage.stage_id, attempt.stage.spec, rank, GangMeter(windows), self._job.store
 
         return gang.run(run_stage, arguments)[0]
 
-    def _collect(self, gang: Gang | None, attempt: Attempt, *, kept: bool) -> list[Row]:
-        nodes = set(gang.node_ids) if gang else set(self._job.meters)
-        meters = [self._job.meters[node] for node in nodes]
-        return collect(meters, attempt.stage.stage_id, attempt.number, kept=kept)
+    def _meters(self, gang: Gang) -> list[Meter]:
+        return [self._job.meters[node] for node in dict.fromkeys(gang.node_ids)]
 
     def _record_failure(self, attempt: Attempt, problem: Exception) -> Row:
         cause = getattr(problem, "cause", None) or problem
@@ -127,7 +127,7 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
         return record_unfinished(
             self._job.store,
             attempt,
-            self._collect(self._gang, attempt, kept=False),
+            end_lost(self._job.meters.values(), attempt.key, self._job.store),
             state=state,
             reason=reason,
             traceback="".join(traceback.format_exception(problem)),

@@ -1,212 +1,276 @@
 """A node's ledger: whose joules they are.
 
-At every opening and closing of a window, and at every tick in between, all sources are read and the joules since the
-last reading are given away:
+At both ends of every window, and at every heartbeat in between, the node's counters are read together with a monotonic
+clock, and the joules since the last reading are given away:
 
-- those of a GPU to the open windows of the stage that holds the GPU;
-- those of CPU and DRAM to the open windows, in proportion to the CPU time that the windows' process trees used since
-  the last reading (equally where none used any);
-- those that no window claims to the node's idle time.
+- those of a GPU to the attempt that holds it, whatever else runs on the node; to `idle` while nobody holds it;
+- those of CPU and DRAM in two parts. What the idle machine would have drawn goes to the attempts on the node by the
+  share of its GPUs that each holds (of its cores, where it holds no GPU), the rest to `idle`. What comes on top goes to
+  them by the share of the machine's busy CPU time that their process trees used, the rest to `unattributed`.
 
-So windows + idle = node, always. A reading that failed, went backwards or is not a number gives null to every window
-open at that time, with the reason, and never a joule.
+An attempt has one open window at most; between its windows its joules go to its window `other`. So stages + idle +
+unattributed = node, always. A reading that failed, went backwards or is not a number gives null to every window open at
+that time, with the reason, and never a joule.
+
+The ledger holds no thread and reads nothing by itself: `energyaware.energy.service` does.
 """
 
-import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from energyaware.energy.base import JOULES_PER_KWH, Channel, Reading, Source, WindowName
+from energyaware.energy.accounts import Account, ExclusiveTrack, Part, Segment, SharedTrack
+from energyaware.energy.base import Channel, GpuState, Reading, Source, WindowName
+from energyaware.energy.baseline import Baseline
+from energyaware.energy.carbon import Factors
+from energyaware.energy.holder import Holder, Key, Shares, Times
+from energyaware.energy.node_rows import node_row
+from energyaware.energy.window import IDLE, OTHER, UNATTRIBUTED, Window
+from energyaware.errors import StageError
 from energyaware.rows import Row
-
-CpuTime = Callable[[Sequence[int]], float]
-"""Seconds of CPU time used so far by the process trees under these process ids."""
-
-
-@dataclass
-class _Account:
-    """Joules of one channel in one window; unknown from the first failed reading on."""
-
-    energy_j: float = 0.0
-    reason: str | None = None
-
-    def add(self, reading: Reading, share: float) -> None:
-        if reading.energy_j is None:
-            self.reason = self.reason or reading.reason
-        else:
-            self.energy_j += share * reading.energy_j
-
-
-@dataclass
-class _Window:
-    """An open or closed window; `stage_id` None is the node's idle time."""
-
-    name: str
-    stage_id: str | None = None
-    attempt: int | None = None
-    epoch: int | None = None
-    pids: tuple[int, ...] = ()
-    gpus: frozenset[str] = frozenset()
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    duration_s: float = 0.0
-    cpu_time_s: float = 0.0
-    accounts: dict[Channel, _Account] = field(default_factory=dict)
-
-    def add(self, channel: Channel, reading: Reading, share: float) -> None:
-        self.accounts.setdefault(channel, _Account()).add(reading, share)
 
 
 class Ledger:
-    """Reads the sources of one node and keeps the accounts of its windows.
+    """Keeps the accounts of one node.
 
     Args:
-        node: name of the machine, as it stands in the rows.
-        sources: what to read; their channels must not overlap.
-        cpu_time: CPU time of process trees.
-        clock: monotonic seconds.
+        common: columns that stand in all its rows: run, node.
+        sources: what is read; their channels do not overlap.
+        times: CPU time of processes.
+        cores: CPU cores of the node.
+        baseline: idle power.
+        factors: of carbon and cost.
+        why_not: why no source reads a GPU of this name.
+        now_s: monotonic clock.
     """
 
     def __init__(
-        self, node: str, sources: Sequence[Source], cpu_time: CpuTime, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._node, self._sources, self._cpu_time, self._clock = node, sources, cpu_time, clock
-        self._open: dict[int, _Window] = {}
-        self._closed: list[_Window] = []
-        self._idle = _Window("idle")
-        self._tokens = 0
-        self._read_at = clock()
-        self._last = self._read()
-
-    def open(
         self,
-        stage_id: str,
-        attempt: int,
-        name: WindowName,
-        epoch: int | None,
-        pids: Sequence[int],
-        gpus: Sequence[str] = (),
-    ) -> int:
-        """Open a window for the processes `pids`, holding the GPUs with these UUIDs. Returns its token."""
-        self.tick()
+        common: Row,
+        sources: Sequence[Source],
+        times: Times,
+        cores: float,
+        baseline: Baseline,
+        factors: Factors,
+        why_not: Callable[[str], str],
+        now_s: float,
+    ) -> None:
+        self._common, self._times, self._baseline, self._factors = common, times, baseline, factors
+        self._why_not = why_not
+        self._idle, self._unattributed = Window(IDLE), Window(UNATTRIBUTED)
+        self._holders: dict[Key, Holder] = {}
+        self._ended: dict[Key, Holder] = {}
+        self._forgotten: dict[Channel, Account] = {}
+        self._tokens = 0
+        self._began_s = self._boundary_s = now_s
+        self._gpus: dict[str, tuple[Source, Channel, ExclusiveTrack]] = {}
+        self._shared: dict[Channel, tuple[Source, SharedTrack]] = {}
+        for source in sources:
+            for channel, reading in source.read().items():
+                at_s = now_s if reading.at_s is None else reading.at_s
+                if channel.device is None:
+                    track = SharedTrack(reading, at_s, baseline.power_w.get(channel))
+                    self._shared[channel] = source, track
+                else:
+                    owner = self._idle.account(channel)
+                    alone = ExclusiveTrack(source.step_s(channel), reading, at_s, owner)
+                    self._gpus[channel.device] = source, channel, alone
+        self._shares = Shares(times, cores, len(self._gpus))
+
+    # -- attempts and their windows --------------------------------------------------------------------------------
+
+    def begin(self, about: Row, pids: Sequence[int], gpus: Sequence[str], cores: float, now_s: float) -> None:
+        """An attempt starts on this node."""
+        self._boundary(now_s)
+        windows = [Window(OTHER, about["stage_id"], about["attempt"])]
+        holder = Holder(about, tuple(pids), tuple(gpus), cores, windows, cpu_time_s=self._times.cpu_time_s(pids))
+        self._holders[holder.key] = holder
+        self._gpus_move(holder, now_s)
+
+    def open(self, key: Key, name: WindowName, epoch: int | None, repeat: int | None, now_s: float) -> int:
+        """Open a window of an attempt. Returns its token.
+
+        Raises:
+            StageError: the attempt did not begin here, or has a window open.
+        """
+        holder = self._holders.get(key)
+        if holder is None:
+            raise StageError("the node's meter does not know this attempt: it was started anew")
+        if holder.token:
+            raise StageError(f"window {name} opened inside window {holder.current.name}")
+        self._boundary(now_s)
         self._tokens += 1
-        self._open[self._tokens] = _Window(
-            name, stage_id, attempt, epoch, tuple(pids), frozenset(gpus), cpu_time_s=self._cpu_time(pids)
-        )
+        holder.token = self._tokens
+        holder.windows.append(Window(name, *key, epoch, repeat))
+        self._gpus_move(holder, now_s)
         return self._tokens
 
-    def close(self, token: int) -> None:
-        """Close a window."""
-        self.tick()
-        self._closed.append(self._open.pop(token))
+    def close(self, token: int, requests: int | None, now_s: float) -> None:
+        """Close a window.
 
-    def tick(self) -> None:
-        """Read the sources and give the joules since the last reading to whom they belong."""
-        now = self._clock()
-        readings = self._read()
-        elapsed_s = now - self._read_at
-        windows = list(self._open.values())
-        shares = self._shares(windows)
-        for channel in readings.keys() | self._last.keys():
-            spent = _difference(self._last.get(channel), readings.get(channel), elapsed_s)
-            owners = windows
-            if channel.device is not None:
-                owners = [window for window in windows if channel.device in window.gpus]
-            if not owners:
-                self._idle.add(channel, spent, 1.0)
-            total = sum(shares[id(window)] for window in owners)
-            for window in owners:
-                window.add(channel, spent, shares[id(window)] / total)
-        read = {channel.device for channel in readings.keys() | self._last.keys()}
-        for window in windows or [self._idle]:
-            window.duration_s += max(0.0, elapsed_s)
-            for gpu in window.gpus - read:  # a window without its GPU's row would seem to have cost less
-                window.add(Channel("gpu", gpu, "none", measured=False), Reading(None, "no source reads this GPU"), 1.0)
-        self._last, self._read_at = readings, now
+        Raises:
+            StageError: no such window is open.
+        """
+        key = self.key_of(token)
+        if key is None:
+            raise StageError("the node's meter does not know this window: it was started anew")
+        self._boundary(now_s)
+        holder = self._holders[key]
+        holder.current.requests = requests
+        holder.token = 0
+        self._gpus_move(holder, now_s)
 
-    def collect(self, stage_id: str, attempt: int, *, kept: bool) -> list[Row]:
-        """Rows of all windows of an attempt, which the ledger then forgets; windows still open are closed first."""
-        for token in [t for t, w in self._open.items() if (w.stage_id, w.attempt) == (stage_id, attempt)]:
-            self.close(token)
-        mine = [w for w in self._closed if (w.stage_id, w.attempt) == (stage_id, attempt)]
-        self._closed = [w for w in self._closed if (w.stage_id, w.attempt) != (stage_id, attempt)]
-        return [row for window in mine for row in self._rows(window, kept=kept)]
+    def end(self, key: Key, now_s: float) -> None:
+        """An attempt ends on this node, whatever window is open. Its rows are there once the ledger is settled."""
+        if key not in self._holders:
+            return
+        self._boundary(now_s)
+        holder = self._ended[key] = self._holders.pop(key)
+        for uuid in self._gpus.keys() & holder.gpus:
+            self._give(uuid, self._idle, now_s)
 
-    def collect_idle(self) -> list[Row]:
-        """Rows of the node's idle time since the last call."""
-        self.tick()
-        idle, self._idle = self._idle, _Window("idle")
-        return self._rows(idle, kept=True)
+    def forget(self, key: Key) -> None:
+        """The rows of an attempt that ended are safe elsewhere."""
+        if (holder := self._ended.pop(key, None)) is not None:
+            for window in holder.windows:
+                _add_up(self._forgotten, window)
 
-    def now(self) -> dict[str, Any]:
-        """What is open, and joules so far in windows and idle, for showing progress; unknown parts left out."""
+    # -- readings --------------------------------------------------------------------------------------------------
+
+    def tick(self, now_s: float) -> None:
+        """A heartbeat: read all that is prompt, and take the shares of CPU time anew."""
+        self._boundary(now_s)
+        for source, channel, track in self._gpus.values():
+            _look(source, channel, track, now_s)
+
+    def poll(self, now_s: float) -> bool:
+        """Look at the counters of GPUs that changed hands. Returns whether any is still to move."""
+        for source, channel, track in self._gpus.values():
+            if track.pending:
+                _look(source, channel, track, now_s)
+        return any(track.pending for _, _, track in self._gpus.values())
+
+    def slow_readings(self, readings: Mapping[Channel, Reading], now_s: float) -> None:
+        """Take readings of sources that are not prompt, made a moment ago."""
+        self._boundary(now_s)
+        for channel, reading in readings.items():
+            self._shared[channel][1].read(reading, now_s if reading.at_s is None else reading.at_s)
+
+    def see(self, states: Mapping[str, GpuState]) -> None:
+        """Take note of the states of GPUs that attempts hold."""
+        for holder in self._holders.values():
+            for uuid in holder.gpus:
+                if uuid in states:
+                    holder.current.see(uuid, states[uuid], holder.pids)
+
+    def held(self, key: Key | None = None) -> list[str]:
+        """UUIDs of the GPUs that this attempt holds, or any."""
+        holders = [holder for holder in self._holders.values() if key in {None, holder.key}]
+        return [uuid for holder in holders for uuid in holder.gpus if uuid in self._gpus]
+
+    def key_of(self, token: int) -> Key | None:
+        """The attempt whose open window this is."""
+        return next((holder.key for holder in self._holders.values() if holder.token == token), None)
+
+    # -- what is known ---------------------------------------------------------------------------------------------
+
+    def rows(self, key: Key, *, kept: bool) -> list[Row]:
+        """Rows of the windows of an attempt that ended; none where it never began here."""
+        holder = self._ended.get(key)
+        return [] if holder is None else self._rows(holder.windows, kept=kept)
+
+    def snapshot(self) -> dict[str, list[Row]]:
+        """All that is not safe elsewhere yet: attempts, their energy and the node's own, and how the node adds up."""
+        holders = [*self._ended.values(), *self._holders.values()]
+        windows = [window for holder in holders for window in holder.windows]
         return {
-            "open": [(w.stage_id, w.name, w.epoch, w.duration_s) for w in self._open.values()],
-            "joules": {w.stage_id: sum(a.energy_j for a in w.accounts.values()) for w in self._open.values()},
+            "attempts": [holder.about for holder in holders],
+            "energy": [
+                *self._rows(windows, kept=False),
+                *self._rows([self._idle, self._unattributed], kept=True),
+            ],
+            "nodes": self._node_rows(),
         }
 
-    def factor(self) -> float | None:
-        """Emission factor, g CO2e per kWh, PUE applied; None if no source knows one."""
-        return next((f for source in self._sources if (f := source.carbon_g_per_kwh()) is not None), None)
+    def now(self) -> dict[str, Any]:
+        """What is open, and joules so far of the attempts at work, for showing progress; unknown parts left out."""
+        return {
+            "open": [(*h.key, h.current.name, h.current.epoch, h.current.duration_s) for h in self._holders.values()],
+            "joules": {
+                stage_id: sum(a.energy_j for window in holder.windows for a in window.accounts.values())
+                for (stage_id, _), holder in self._holders.items()
+            },
+        }
 
-    def shut(self) -> None:
-        """Close the sources."""
-        for source in self._sources:
-            source.close()
-
-    def _read(self) -> dict[Channel, Reading]:
-        return {channel: reading for source in self._sources for channel, reading in source.read().items()}
-
-    def _shares(self, windows: list[_Window]) -> dict[int, float]:
-        """CPU time that each window's processes used since the last reading, all 1 where nobody used any."""
-        used = {}
-        for window in windows:
-            total_s = self._cpu_time(window.pids)
-            used[id(window)] = max(0.0, total_s - window.cpu_time_s)
-            window.cpu_time_s = total_s
-        return used if all(used.values()) else {window: share + 1e-9 for window, share in used.items()}
-
-    def _rows(self, window: _Window, *, kept: bool) -> list[Row]:
-        factor = self.factor()
+    def _rows(self, windows: Iterable[Window], *, kept: bool) -> list[Row]:
         return [
-            {
-                "stage_id": window.stage_id,
-                "attempt": window.attempt,
-                "node": self._node,
-                "window": window.name,
-                "epoch": window.epoch,
-                "component": channel.component,
-                "device": channel.device,
-                "energy_j": None if account.reason else account.energy_j,
-                "duration_s": window.duration_s,
-                "source": channel.source,
-                "measured": channel.measured,
-                "kept": kept,
-                "reason": account.reason,
-                "carbon_g": None if account.reason or factor is None else account.energy_j / JOULES_PER_KWH * factor,
-                "started_at": window.started_at,
-            }
-            for channel, account in sorted(window.accounts.items(), key=lambda item: _order(item[0]))
+            row for window in windows for row in window.rows(self._common, self._baseline, self._factors, kept=kept)
         ]
 
+    def _node_rows(self) -> list[Row]:
+        stages = {
+            channel: Account(account.energy_j, 0.0, account.reason) for channel, account in self._forgotten.items()
+        }
+        for holder in [*self._ended.values(), *self._holders.values()]:
+            for window in holder.windows:
+                _add_up(stages, window)
+        tracks = {channel: track.total for channel, (_, track) in self._shared.items()}
+        tracks |= {channel: track.total for _, channel, track in self._gpus.values()}
+        return [
+            node_row(
+                self._common,
+                channel,
+                total,
+                [stages.get(channel), self._idle.accounts.get(channel), self._unattributed.accounts.get(channel)],
+                self._boundary_s - self._began_s,
+                self._baseline,
+                self._idle.started_at,
+            )
+            for channel, total in tracks.items()
+        ]
 
-def _order(channel: Channel) -> tuple[str, str]:
-    return channel.component, channel.device or ""
+    # -- boundaries ------------------------------------------------------------------------------------------------
+
+    def _boundary(self, now_s: float) -> None:
+        """End a segment in which nothing changed hands."""
+        shares = self._shares.since_last(list(self._holders.values()))
+        for channel, (source, track) in self._shared.items():
+            parts = [
+                *(Part(share.holder.current.account(channel), share.idle, share.busy) for share in shares),
+                Part(self._idle.account(channel), 1 - sum(share.idle for share in shares), 0.0),
+                Part(self._unattributed.account(channel), 0.0, 1 - sum(share.busy for share in shares)),
+            ]
+            track.add(Segment(self._boundary_s, now_s, parts))
+            if source.prompt:
+                _look(source, channel, track, now_s)
+        for window in [*(holder.current for holder in self._holders.values()), self._idle, self._unattributed]:
+            window.duration_s += max(0.0, now_s - self._boundary_s)
+        self._boundary_s = now_s
+
+    def _gpus_move(self, holder: Holder, now_s: float) -> None:
+        """The GPUs of an attempt belong to its current window from now on."""
+        for uuid in holder.gpus:
+            if uuid in self._gpus:
+                self._give(uuid, holder.current, now_s)
+            else:  # a window without its GPU's row would seem to have cost less
+                holder.current.account(Channel("gpu", uuid, "none", measured=False)).spoil(self._why_not(uuid))
+
+    def _give(self, uuid: str, window: Window, now_s: float) -> None:
+        source, channel, track = self._gpus[uuid]
+        track.give_to(window.account(channel), _one(source, channel), now_s)
 
 
-def _difference(before: Reading | None, after: Reading | None, elapsed_s: float) -> Reading:
-    """Joules between two readings, or why they are unknown."""
-    if before is None or after is None:
-        return Reading(None, "the channel appeared or vanished in the window")
-    if before.energy_j is None or after.energy_j is None:
-        return Reading(None, after.reason or before.reason or "unreadable")
-    spent = after.energy_j - before.energy_j
-    if not math.isfinite(spent):
-        return Reading(None, "the source returned a value that is not a number")
-    if spent < 0:
-        return Reading(None, "the counter went backwards (reset)")
-    if elapsed_s < 0:
-        return Reading(None, "the clock went backwards")
-    return Reading(spent)
+def _one(source: Source, channel: Channel) -> Reading:
+    return source.read([channel]).get(channel, Reading(None, "the channel vanished"))
+
+
+def _look(source: Source, channel: Channel, track: ExclusiveTrack | SharedTrack, now_s: float) -> None:
+    reading = _one(source, channel)
+    track.read(reading, now_s if reading.at_s is None else reading.at_s)
+
+
+def _add_up(sums: dict[Channel, Account], window: Window) -> None:
+    for channel, account in window.accounts.items():
+        total = sums.setdefault(channel, Account())
+        total.add(account.energy_j)
+        if account.reason:
+            total.spoil(account.reason)

@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from energyaware.energy.base import WindowName
+from energyaware.energy.base import WindowName, Work
 
 
 class NodeWindows(Protocol):
     """The meter of this worker's node."""
 
-    def open(self, name: WindowName, epoch: int | None) -> int:
+    def open(self, name: WindowName, epoch: int | None, repeat: int | None) -> int:
         """Open a window and return its token."""
 
-    def close(self, token: int) -> None:
+    def close(self, token: int, requests: int | None) -> None:
         """Close it."""
 
 
@@ -28,17 +28,18 @@ class GangMeter:
         self._node = node
 
     @contextmanager
-    def window(self, name: WindowName, epoch: int | None = None) -> Iterator[None]:
+    def window(self, name: WindowName, epoch: int | None = None, repeat: int | None = None) -> Iterator[Work]:
         """Measure the block on all nodes of the gang; every rank must enter it."""
+        work = Work()
         synchronise()  # what came before must not run into the window
-        token = self._node.open(name, epoch) if self._node else None
+        token = self._node.open(name, epoch, repeat) if self._node else None
         synchronise()  # nobody starts before every node's window is open
         try:
-            yield
+            yield work
             synchronise()  # asynchronous kernels and slower ranks belong to the window
         finally:
             if self._node and token is not None:
-                self._node.close(token)
+                self._node.close(token, work.requests)
 
 
 def synchronise() -> None:

@@ -1,6 +1,7 @@
 """Small results folders, written row by row as a sweep would write them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from analysis import Results, load
 from energyaware.arrow import SCHEMAS, to_table
-from energyaware.rows import Row
+from energyaware.rows import SCHEMA_VERSION, Row
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 GOOD = {"root_cause": {"accuracy": 0.8}}
@@ -35,8 +36,8 @@ class Lab:
 
     def finetune(self, stage_id: str = "ft", *, energy_j: float | None = 1000.0, run: bool = True, **more: Any) -> str:
         """A fine-tuning that finished (or, `run=False`, one that is only planned)."""
-        row = _configuration(stage_id, "finetune", more) | {"needs": [], "energy_j": energy_j} | more
-        return self._add(row, run)
+        row = _configuration(stage_id, "finetune", more) | {"needs": [], "energy_j": energy_j}
+        return self._add(row | _parts(row | more) | more, run)
 
     def inference(
         self,
@@ -51,7 +52,8 @@ class Lab:
         """An inference that finished, with `energy` joules per request."""
         row = _configuration(stage_id, "inference", {"tasks": sorted(quality), **more, "finetuned": needs})
         row |= {"needs": [needs] if needs else [], "energy_j_per_request": energy, "requests": 10}
-        row |= {"energy_j": None if energy is None else 10 * energy, "realisation": _realisation(row)} | more
+        row |= {"energy_j": None if energy is None else 10 * energy, "realisation": _realisation(row)}
+        row |= _parts(row | more) | more
         if run:
             graded = [
                 {"stage_id": stage_id, "attempt": row["attempt"], "task": task, "metric": metric, "value": value}
@@ -66,7 +68,40 @@ class Lab:
         planned = next((row for row in self.plan if row["stage_id"] == stage_id), {})
         row = {"stage_id": stage_id, "attempt": attempt, "state": state, "kept": state == "finished"} | _times(attempt)
         row |= {"kind": planned.get("kind"), "energy_j": 5.0, "measured": True, "settings": planned.get("settings")}
+        row |= _parts(row | more)
         write(self.folder / "attempts" / f"{stage_id}-{attempt}.parquet", "attempts", row | more)
+
+    def energy(self, stage_id: str | None, *rows: Row, attempt: int | None = 1) -> None:
+        """Rows of the energy table, of an attempt or of none."""
+        write(
+            self.folder / "energy" / f"{stage_id}-{attempt}.parquet",
+            "energy",
+            *(window(**{"stage_id": stage_id, "attempt": attempt} | row) for row in rows),
+        )
+
+    def node(self, node: str, component: str, energy_j: float | None, *parts: float | None, **more: Any) -> None:
+        """A row of the nodes table: joules, and those of stages, idle and unattributed."""
+        row = node_row(node, component, energy_j, *parts, **more)
+        write(self.folder / "nodes" / f"{row['run']}-{node}-{component}.parquet", "nodes", row)
+
+    def ledger(
+        self,
+        *attempts: Row,
+        node: str = "n1",
+        age_s: float = 0.0,
+        energy: Sequence[Row] = (),
+        nodes: Sequence[Row] = (),
+        **more: Any,
+    ) -> Path:
+        """The ledger of a node, as its meter left it `age_s` seconds ago."""
+        content = {"schema_version": SCHEMA_VERSION, "run": "r1", "sweep": "s", "node": node, "heartbeat_s": 2.0}
+        content |= {"written_at": datetime.now(UTC) - timedelta(seconds=age_s)}
+        content |= {"attempts": list(attempts), "energy": [row | {"node": node} for row in energy]}
+        content |= {"nodes": list(nodes)} | more
+        file = self.folder / "ledger" / f"{content['run']}-{node}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content, default=datetime.isoformat))
+        return file
 
     def infeasible(self, stage_id: str, reason: str) -> None:
         """Mark a planned stage as one that cannot run here."""
@@ -88,6 +123,40 @@ class Lab:
                 file, "stages", {"state": "finished", **{k: v for k, v in row.items() if k in SCHEMAS["stages"].names}}
             )
         return str(row["stage_id"])
+
+
+def window(**columns: Any) -> Row:
+    """A row of the energy table."""
+    row = {"run": "r1", "node": "n1", "stage_id": None, "attempt": None, "window": "decode", "component": "cpu"}
+    row |= {"energy_j": 1.0, "measured": True, "kept": False, "marks": [], "started_at": START}
+    return row | columns
+
+
+def node_row(node: str, component: str, energy_j: float | None, *parts: float | None, **more: Any) -> Row:
+    """A row of the nodes table."""
+    row = {"run": "r1", "node": node, "component": component, "energy_j": energy_j, "measured": True}
+    row |= dict(zip(("stages_j", "idle_j", "unattributed_j"), parts, strict=True))
+    return row | {"started_at": START} | more
+
+
+def tried(stage_id: str, attempt: int = 1, **more: Any) -> Row:
+    """An attempt as a ledger lists it."""
+    row = {"stage_id": stage_id, "attempt": attempt, "kind": "inference", "settings": "{}", "workers": 1}
+    return row | {"nodes": ["n1"], "started_at": START} | more
+
+
+def _parts(row: Row) -> Row:
+    """The kind of a row's joules, which are measured as a whole or not at all."""
+    energy_j, measured = row["energy_j"], row["measured"]
+    kind = {True: "measured", False: "estimated", None: None}[measured]
+    if energy_j is None or measured is None:
+        return {"energy_kind": kind, "energy_other_j": 0.0}
+    return {
+        "energy_kind": kind,
+        "energy_other_j": 0.0,
+        "energy_measured_j": energy_j if measured else 0.0,
+        "energy_estimated_j": 0.0 if measured else energy_j,
+    }
 
 
 def _configuration(stage_id: str, kind: str, more: dict[str, Any]) -> Row:

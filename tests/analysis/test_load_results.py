@@ -10,7 +10,7 @@ from analysis import load, ranking
 from energyaware import rows
 from energyaware.arrow import SCHEMAS
 from energyaware.errors import InputError
-from tests.analysis.builders import Lab, write
+from tests.analysis.builders import Lab, node_row, write
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_every_table_has_its_schema_even_where_it_is_missing(lab):
         schema = SCHEMAS[name]
         assert frame.collect_schema() == pl.DataFrame(schema.empty_table()).schema
     heights = {name: frame.collect().height for name, frame in results.tables().items()}
-    assert heights == {"plan": 3, "stages": 3, "attempts": 1, "epochs": 0, "quality": 2, "energy": 0}
+    assert heights == {"plan": 3, "stages": 3, "attempts": 1, "epochs": 0, "quality": 2, "energy": 0, "nodes": 0}
 
 
 def test_a_folder_that_is_missing_or_holds_no_results_is_an_input_error(tmp_path):
@@ -73,7 +73,7 @@ def newer(file: Path) -> None:
         ("z.parquet", lambda file: file.write_text("hello, I am a text"), "torn, or not a Parquet file"),
         ("notes.txt", lambda file: file.write_text("hello"), "not a Parquet file"),
         ("z.parquet", lambda file: pq.write_table(pa.table({"x": [1]}), file), "not a table of ours"),
-        ("z.parquet", newer, "written under schema 3, newer than 2"),
+        ("z.parquet", newer, f"written under schema {rows.SCHEMA_VERSION + 1}, newer than {rows.SCHEMA_VERSION}"),
         (
             "z.parquet",
             lambda file: pq.write_table(pa.table({"stage_id": ["z"], "energy_j": ["much"]}), file),
@@ -138,6 +138,64 @@ def test_an_older_schema_is_filled_with_null_and_integers_become_floats(lab):
     assert isinstance(row["energy_j"], float)
     assert {name for name, value in row.items() if value is not None} == {"stage_id", "kind", "energy_j"}
     assert list(row) == SCHEMAS["stages"].names
+
+
+def under_schema_2(lab: Lab, table: str, name: str) -> None:
+    """Rewrite a file as the version before this one did."""
+    file = lab.folder / table / f"{name}.parquet"
+    since = [
+        "energy_kind",
+        "energy_other_j",
+        "energy_measured_j",
+        "energy_estimated_j",
+        "energy_net_j",
+        "cost",
+        "marks",
+    ]
+    since += ["run", "repeat", "power_w"]
+    older = pq.read_table(file)
+    older = older.drop_columns([column for column in since if column in older.column_names])
+    version = older.column_names.index("schema_version")
+    pq.write_table(older.set_column(version, "schema_version", pa.array([2] * older.num_rows)), file)
+
+
+def test_a_folder_of_an_older_schema_says_what_kind_its_joules_are(lab):
+    lab.inference("c", precision="C", energy=1.5, measured=False)
+    lab.attempt("c", "failed", energy_j=7.0, measured=None)
+    lab.energy("a", {"component": "cpu"}, {"component": "gpu", "device": "GPU-1"})
+    for table, name in [("stages/finetune", "ft"), *(("stages/inference", name) for name in "abc")]:
+        under_schema_2(lab, table, name)
+    for table, name in [("attempts", "a-1"), ("attempts", "c-1"), ("energy", "a-1")]:
+        under_schema_2(lab, table, name)
+    results = lab.results()
+    columns = ["stage_id", "energy_kind", "energy_measured_j", "energy_estimated_j", "schema_version"]
+    assert results.problems == []
+    assert results.stages.filter(pl.col("kind") == "inference").select(columns).sort("stage_id").collect().rows() == [
+        ("a", "measured", 20.0, 0.0, 2),
+        ("b", "measured", 10.0, 0.0, 2),
+        ("c", "estimated", 0.0, 15.0, 2),
+    ]
+    assert results.attempts.select(columns[:-1]).sort("stage_id").collect().rows() == [
+        ("a", "measured", 5.0, 0.0),
+        ("c", None, None, None),
+    ]
+    assert results.energy.collect().height == 2
+    rows = {row["precision"]: row for row in ranking(results, allow_mixed=True).collect().to_dicts()}
+    assert {name: row["energy_kind"] for name, row in rows.items()} == {"A": "measured", "B": "measured", "C": "mixed"}
+    assert rows["A"]["made_of"] == "cpu measured + gpu measured"
+    assert rows["B"]["made_of"] is None
+
+
+def test_a_row_of_energy_or_of_a_node_counts_once_however_many_files_hold_it(lab):
+    row = {"component": "gpu", "device": "GPU-1", "window": "train", "epoch": 1}
+    lab.energy("a", row, row | {"epoch": 2}, row | {"repeat": 1}, row | {"device": None}, row | {"energy_j": 2.0})
+    lab.energy("b", row | {"stage_id": "a", "energy_j": 3.0})
+    lab.node("n1", "cpu", 10.0, 5.0, 5.0, 0.0)
+    lab.node("n1", "cpu", 12.0, 5.0, 7.0, 0.0, device=None)
+    write(lab.folder / "nodes" / "z.parquet", "nodes", node_row("n1", "cpu", 14.0, 5.0, 9.0, 0.0))
+    results = lab.results()
+    assert sorted(results.energy.collect()["energy_j"]) == [1.0, 1.0, 1.0, 3.0]
+    assert results.nodes.collect()["energy_j"].to_list() == [14.0]
 
 
 def test_a_stage_is_one_row_however_many_files_hold_it(lab):

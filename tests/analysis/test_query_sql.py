@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from analysis import query
+from analysis.comparable import NotComparable
 from analysis.query import render
 from energyaware.errors import InputError
 from tests.analysis.builders import Lab
@@ -103,8 +104,19 @@ def test_the_guard_is_needed_polars_would_read_the_file(lab):
 def test_an_unknown_column_or_table_is_answered_with_those_that_exist(lab):
     with pytest.raises(InputError, match=r'"energy".*stages has schema_version, stage_id, kind'):
         query(lab.results(), "SELECT energy FROM stages")
-    with pytest.raises(InputError, match=r"'runs'.*tables: plan, stages, attempts, epochs, quality, energy, ranking"):
+    with pytest.raises(
+        InputError, match=r"'runs'.*tables: plan, stages, attempts, epochs, quality, energy, nodes, ranking"
+    ):
         query(lab.results(), "SELECT * FROM runs")
+
+
+def test_a_ranking_that_is_refused_is_refused_in_sql_and_other_tables_are_not(lab):
+    lab.inference("c", precision="C", energy=1.0, measured=False)
+    assert query(lab.results(), "SELECT COUNT(*) AS n FROM stages").item() == 4
+    with pytest.raises(NotComparable, match="allow_mixed"):
+        query(lab.results(), "SELECT * FROM ranking")
+    sql = "SELECT energy_kind, mixed FROM ranking WHERE precision = 'C'"
+    assert query(lab.results(), sql, allow_mixed=True).rows() == [("mixed", True)]
 
 
 def test_rows_as_json_csv_and_table(lab):

@@ -253,7 +253,7 @@ def test_fine_tunings_with_other_settings_are_another_configuration(lab):
 
 def test_simulated_pruning_is_ranked_with_the_energy_of_its_dense_parent(lab):
     lab.finetune(energy_j=1000.0)
-    lab.inference("dense", energy=2.0, measured=False, device_name="A100")
+    lab.inference("dense", energy=2.0, device_name="A100")
     pruned = {"pruning": "magnitude-50%", "pruning_applied": "after"}
     lab.inference("pruned", energy=1.0, realisation="simulated", carbon_g_per_kwh=100.0, **pruned)
     lab.inference("other", energy=1.5, precision="nf4")
@@ -264,7 +264,6 @@ def test_simulated_pruning_is_ranked_with_the_energy_of_its_dense_parent(lab):
     # 2 J at the parent's 360 g/kWh, 0.1 J at that of the fine-tuning
     assert rows["pruned"]["carbon_g_per_request"] == pytest.approx(2.1e-4)
     assert rows["pruned"]["phi"] == rows["dense"]["phi"] == 0.0
-    assert rows["pruned"]["measured"] is False
     assert rows["pruned"]["devices"] == ["cuda A100", "cuda H200"]
     assert rows["dense"]["energy_from"] == rows["other"]["energy_from"] == "own"
 
@@ -332,17 +331,6 @@ def test_without_a_plan_all_that_is_finished_is_compared_and_what_failed_is_left
     assert [row["precision"] for row in ranked(lab)] == ["A"]
     (left,) = left_out(lab.results()).collect().to_dicts()
     assert (left["precision"], left["seed"], left["state"], left["reason"]) == ("B", 0, "failed", "no memory")
-
-
-def test_measured_is_true_only_if_every_stage_was_measured(lab):
-    lab.finetune("estimated", measured=False)
-    lab.finetune("measured", measured=True)
-    lab.inference("a", precision="A", needs="estimated")
-    lab.inference("b", precision="B", needs="measured")
-    lab.inference("c", precision="C", needs="measured", measured=None)
-    assert {name: row["measured"] for name, row in by_precision(lab).items()} == {"A": False, "B": True, "C": False}
-    assert all(row["mixed"] for row in ranked(lab))
-    assert any("measured and estimated" in note for note in answer(lab.results()).notes)
 
 
 def test_devices_are_not_mixed_silently(lab):

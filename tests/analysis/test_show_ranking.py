@@ -9,8 +9,9 @@ from rich.console import Console
 
 from analysis import answer
 from analysis.show import as_csv, as_json, as_table
-from tests.analysis.builders import Lab, write
+from tests.analysis.builders import Lab
 
+QUALITY = {"root_cause": {"accuracy": 0.9, "macro_f1": 0.8}, "response": {"bleu": 1 / 3}}
 PRUNED = {"pruning": "magnitude-50%", "pruning_applied": "after", "realisation": "simulated"}
 
 
@@ -18,19 +19,18 @@ PRUNED = {"pruning": "magnitude-50%", "pruning_applied": "after", "realisation":
 def lab(tmp_path: Path) -> Lab:
     lab = Lab(tmp_path / "results")
     lab.finetune(energy_j=1234.5)
-    quality = {"root_cause": {"accuracy": 0.9, "macro_f1": 0.8}, "response": {"bleu": 1 / 3}}
-    lab.inference("a", precision="fp32", energy=4.0, quality=quality)
-    lab.inference("b", precision="bf16", energy=1.7, quality=quality, measured=False)
-    lab.inference("c", precision="bf16", energy=1.6, quality=quality, carbon_g_per_kwh=None, **PRUNED)
-    lab.inference("d", precision="nf4", energy=math.nan, quality=quality)
+    lab.inference("a", precision="fp32", energy=4.0, quality=QUALITY)
+    lab.inference("b", precision="bf16", energy=1.7, quality=QUALITY)
+    lab.inference("c", precision="bf16", energy=1.6, quality=QUALITY, carbon_g_per_kwh=None, **PRUNED)
+    lab.inference("d", precision="nf4", energy=math.nan, quality=QUALITY)
     lab.inference("e", precision="int8", run=False)
     lab.infeasible("e", "int8 needs [bold]a GPU")
     return lab
 
 
-def printed(lab: Lab, width: int = 100) -> str:
+def printed(lab: Lab, width: int = 100, **options) -> str:
     console = Console(width=width, file=io.StringIO())
-    console.print(as_table(answer(lab.results())))
+    console.print(as_table(answer(lab.results(), **options)))
     return console.file.getvalue()
 
 
@@ -93,9 +93,8 @@ def test_csv_of_an_empty_ranking_is_its_heading(tmp_path):
 
 def test_notes_stand_above_the_table_and_left_out_below(lab):
     text = printed(lab)
-    note, mark = text.index("measured and estimated energy"), text.index("* simulated pruning")
-    table, left = text.index("R = 0.5 phi + 0.5 rho"), text.index("left out: 2")
-    assert max(note, mark) < table < left
+    mark, table = text.index("* simulated pruning"), text.index("R = 0.5 phi + 0.5 rho")
+    assert mark < table < text.index("left out: 2")
     assert "int8 needs [bold]a GPU" in text
 
 
@@ -113,10 +112,53 @@ def test_that_all_energy_is_estimated_is_said_above_the_table(tmp_path):
     lab.inference("a", needs=None, measured=False)
     text = printed(lab)
     assert text.index("all energy is estimated") < text.index("R = 0.5")
-    window = {"stage_id": "a", "node": "n", "window": "decode", "component": "gpu", "energy_j": 1.0, "measured": True}
-    write(lab.folder / "energy" / "a-1.parquet", "energy", window)
+    lab.energy("a", {"component": "cpu", "measured": False}, {"component": "gpu"})
     assert "all energy is estimated" not in printed(lab)
     assert "energy is estimated in part in every row" in printed(lab)
+
+
+def test_the_table_says_per_row_whether_energy_is_measured_and_marks_what_to_be_careful_about(lab):
+    lab.inference("x", precision="x", needs=None, quality=QUALITY, energy=2.5, measured=False, marks=["decode: short"])
+    found = answer(lab.results(), allow_mixed=True)
+    text = printed(lab, allow_mixed=True)
+    rows = [line for line in text.splitlines() if line.startswith(" ") and line.split()[:1] in (["1"], ["3"], ["4"])]
+    cells = {next(word for word in ("→x", "fp32", "bf16") if word in line).strip("→"): line for line in rows}
+    assert "2.5 !" in cells["x"]
+    assert "estimated" in cells["x"]
+    assert "measured" in cells["fp32"]
+    assert "!" not in cells["fp32"]
+    assert "mixed: energy is measured in 3 configurations, estimated in 1; ranked against each other" in text
+    assert "! marked: 1 configuration has short windows (decode)" in text
+    rows = {row["precision"]: row for row in json.loads(as_json(found))["rows"]}
+    assert (rows["x"]["energy_kind"], rows["x"]["marks"], rows["x"]["mixed"]) == ("estimated", ["decode: short"], True)
+    back = pl.read_csv(io.StringIO(as_csv(found)))
+    assert back.filter(precision="x").select("energy_kind", "marks").row(0) == ("estimated", "decode: short")
+
+
+def test_cost_per_request_is_shown_where_it_is_known(lab):
+    assert "cost" not in printed(lab)
+    lab.inference(
+        "x", precision="x", needs=None, quality=QUALITY, energy=3.6, price_per_kwh=0.25, pue=1.2, currency="EUR"
+    )
+    text = printed(lab)
+    assert "EUR" in text
+    assert "3e-07" in text
+    row = next(row for row in json.loads(as_json(answer(lab.results())))["rows"] if row["precision"] == "x")
+    assert (row["cost_per_request"], row["currency"]) == (pytest.approx(3e-7), "EUR")
+    dollars = {"price_per_kwh": 0.25, "pue": 1.0, "currency": "USD"}
+    lab.inference("y", precision="y", needs=None, quality=QUALITY, energy=3.6, **dollars)
+    assert "cost: in several currencies" in printed(lab)
+    assert "EUR, USD" in printed(lab)
+
+
+def test_net_joules_are_called_so(lab):
+    lab.inference("x", precision="x", needs=None, quality=QUALITY, energy=3.0, energy_net_j_per_request=1.5)
+    text = printed(lab, energy="net")
+    assert "net: joules, carbon and cost are those beyond" in text
+    assert "over 10000 requests, net of idle" in text
+    content = json.loads(as_json(answer(lab.results(), energy="net")))
+    assert content["energy"] == "net"
+    assert [row["energy_j_per_request"] for row in content["rows"]] == [1.5]
 
 
 def test_the_table_fits_100_columns_and_cuts_nothing(lab):
@@ -124,7 +166,7 @@ def test_the_table_fits_100_columns_and_cuts_nothing(lab):
     text = printed(lab)
     assert max(map(len, text.splitlines())) <= 100
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
-    for part in ("J/request", "g CO2e", "J tuning", "1.82 *", "estimated", "fp32", "1,234"):
+    for part in ("J/request", "g CO2e", "J tuning", "1.82 *", "measured", "fp32", "1,234"):
         assert part in text
 
 

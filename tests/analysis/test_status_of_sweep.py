@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from analysis import status
+from analysis.states import states
 from analysis.status import STATES, as_json, as_table
 from tests.analysis.builders import Lab, write
 
@@ -31,6 +32,12 @@ def lab(tmp_path: Path) -> Lab:
     return lab
 
 
+def printed(lab: Lab) -> str:
+    console = Console(width=100, file=io.StringIO())
+    console.print(as_table(status(lab.results())))
+    return console.file.getvalue()
+
+
 def test_stages_are_counted_by_kind_and_state(lab):
     none = dict.fromkeys(STATES, 0)
     assert status(lab.results()).counts == {
@@ -52,7 +59,11 @@ def test_joules_are_useful_lost_or_unknown(lab):
     assert now.lost_energy_j == 30.0 + 7.0 + 3.0
     assert now.idle_energy_j == 9.0
     assert now.unknown_energy_attempts == 2
+    assert (now.unattributed_energy_j, now.running_energy_j) == (None, 0.0)
     assert now.energy == "measured"
+    assert (now.measured_energy_j, now.estimated_energy_j) == (170.0, 0.0)
+    # interrupted, diverged, failed and cut; the joules of the failed one are unknown
+    assert (now.lost_attempts, now.lost_share) == (4, pytest.approx(40 / 170))
     # finished 50 + 10 + 20 + 60 + 20; lost: 10 (good, first) + 10 (bad) + 5 + 5
     assert now.duration_s == 190.0
 
@@ -74,6 +85,37 @@ def test_estimated_energy_is_called_so(tmp_path):
     lab = Lab(tmp_path)
     lab.inference("a", needs=None, measured=False)
     assert status(lab.results()).energy == "estimated"
+
+
+def test_joules_are_measured_and_estimated_in_parts(lab):
+    parts = {"energy_kind": "mixed", "energy_measured_j": 20.0, "energy_estimated_j": 5.0, "measured": False}
+    lab.attempt("cut", "interrupted", attempt=2, energy_j=25.0, **parts)
+    parts |= {"energy_measured_j": 1.0, "energy_estimated_j": None}
+    lab.attempt("failed", "failed", attempt=2, energy_j=None, **parts)
+    now = status(lab.results())
+    assert (now.measured_energy_j, now.estimated_energy_j, now.energy) == (190.0, 5.0, "mixed")
+    assert now.useful_energy_j + now.lost_energy_j == now.measured_energy_j + now.estimated_energy_j
+    assert "of these in windows: 190 J measured, 5 J estimated" in printed(lab)
+
+
+def test_joules_around_windows_are_spent_too_and_unknown_ones_make_the_sum_unknown(lab):
+    lab.attempt("cut", "interrupted", attempt=2, energy_j=2.0, energy_other_j=5.0)
+    lab.attempt("cut", "interrupted", attempt=3, energy_j=2.0, energy_other_j=None)
+    lab.attempt("cut", "interrupted", attempt=4, energy_j=2.0, energy_other_j=None, schema_version=2)
+    now = status(lab.results())
+    assert (now.lost_energy_j, now.unknown_energy_attempts) == (40.0 + 7.0 + 2.0, 3)
+
+
+def test_what_runs_is_neither_useful_nor_lost_nor_left(lab):
+    lab.attempt("pending", "running", energy_j=12.0)
+    lab.attempt("bad", "running", attempt=2, energy_j=1.0)
+    now = status(lab.results())
+    assert (now.running_energy_j, now.lost_energy_j, now.useful_energy_j) == (13.0, 40.0, 130.0)
+    assert (now.counts["inference"]["running"], now.counts["finetune"]["running"], now.left) == (1, 1, 3)
+    assert "bad" not in {row["stage_id"] for row in now.failed}
+    waiting = states(lab.results()).filter(stage_id="blocked").select("state", "reason").collect().row(0)
+    assert waiting == ("pending", "its finetune bad is running")
+    assert "130 J useful, 40 J lost, 13 J running" in printed(lab)
 
 
 def test_time_left_is_that_of_the_median_stage(lab):
@@ -117,11 +159,10 @@ def test_status_as_json_and_table(lab):
     assert content["counts"]["inference"]["pending"] == 2
     assert content["time_left_s"] == 60.0
     assert content["problems"] == ["epochs/x.parquet: empty (0 bytes); skipped"]
-    console = Console(width=100, file=io.StringIO())
-    console.print(as_table(now))
-    text = console.file.getvalue()
+    text = printed(lab)
     for part in (
         "energy (measured): 130 J useful, 40 J lost",
+        "lost: 40 J in 4 attempts (24 % of all stages' joules)",
         "attempts with unknown energy: 2",
         "time spent: 0:03:10",
         "left: 3 stages, about 0:01:00 one after another",

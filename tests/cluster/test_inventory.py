@@ -36,6 +36,7 @@ def test_the_lowest_compute_capability_counts(gpus):
 
 def test_a_capability_that_cannot_be_read_is_unknown(gpus):
     assert gpus.call(capability, "gpu GPU-0 100", "gpu GPU-1 100", "capability 1 0 0") is None
+    assert gpus.call(capability, "gpu GPU-0 100", "gpu GPU-1 100", "lost 1 0") is None
     assert gpus.call(capability) is None
     assert gpus.call(capability, "gpu GPU-0 100", NVML_SCENARIO="nowhere") is None
 

@@ -24,7 +24,7 @@ prunings:
 - layers-50%
 calibration: {{examples: 12}}
 finetune: {{method: {method}, steps: 4, batch_size: 8, sequence_length: 64, lora: {{rank: 4}}, zero_stage: {zero}}}
-inference: {{batch_size: 4, max_new_tokens: 4, min_window_s: 0.1, test_examples: 8}}
+inference: {{batch_size: 4, max_new_tokens: 4, min_window_s: 0.1, repeats: 1, test_examples: 8}}
 resources: {{workers: 2, cpus_per_worker: 0.5, device: cpu}}
 """
 

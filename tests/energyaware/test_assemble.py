@@ -53,7 +53,7 @@ def served(ref, pruning, artifact, scratch, trained_in, served_in):
     spec = InferenceSpec(
         model=ref, data=None, tasks=("root_cause",), finetuned="x", finetune_method="lora",
         finetune_precision=trained_in, precision=served_in, pruning=pruning, batch_size=1, sequence_length=64,
-        max_new_tokens=4, test_examples=None, min_window_s=0.1, seed=0,
+        max_new_tokens=4, test_examples=None, min_window_s=0.1, repeats=1, seed=0,
     )  # fmt: skip
     return model_to_serve(spec, ALONE, NullMeter(), artifact, scratch, Materials(None, ()))
 

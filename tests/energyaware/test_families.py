@@ -55,7 +55,7 @@ def serving_of(spec, precision, pruning):
     return InferenceSpec(
         model=spec.model, data=spec.data, tasks=spec.tasks, finetuned=stage_id(spec), finetune_method=spec.method,
         finetune_precision=spec.precision, precision=precision, pruning=pruning, batch_size=4, sequence_length=64,
-        max_new_tokens=4, test_examples=6, min_window_s=0.01, seed=0,
+        max_new_tokens=4, test_examples=6, min_window_s=0.01, repeats=1, seed=0,
     )  # fmt: skip
 
 

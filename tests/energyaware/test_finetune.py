@@ -146,7 +146,8 @@ def serve(gang, spec, store, pruning):
     inference = InferenceSpec(
         model=spec.model, data=spec.data, tasks=spec.tasks, finetuned=stage_id(spec), finetune_method=spec.method,
         finetune_precision=spec.precision, precision=spec.precision, pruning=pruning, batch_size=4,
-        sequence_length=spec.sequence_length, max_new_tokens=6, test_examples=None, min_window_s=0.05, seed=0,
+        sequence_length=spec.sequence_length, max_new_tokens=6, test_examples=None, min_window_s=0.05, repeats=1,
+        seed=0,
     )  # fmt: skip
     name = stage_id(inference)
     with store.scratch(name):

@@ -1,193 +1,262 @@
 """Whose joules they are: a ledger over a source whose joules are functions of a clock that the test turns."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energyaware.energy.base import JOULES_PER_KWH, Channel, Reading
+from energyaware.energy.base import JOULES_PER_KWH, Channel, GpuState, Reading
+from energyaware.energy.baseline import Baseline
+from energyaware.energy.carbon import Factors
 from energyaware.energy.ledger import Ledger
+from energyaware.errors import StageError
 
-CPU = Channel("cpu", None, "scripted", measured=False)
-DRAM = Channel("dram", None, "scripted", measured=False)
+CPU = Channel("cpu", None, "scripted", measured=True)
+DRAM = Channel("dram", None, "scripted model", measured=False)
 GPU_A = Channel("gpu", "GPU-a", "scripted counter", measured=True)
 GPU_B = Channel("gpu", "GPU-b", "scripted counter", measured=True)
+WATTS = {CPU: 10.0, DRAM: 2.0, GPU_A: 100.0, GPU_B: 300.0}
+IDLE_W = {CPU: 4.0, DRAM: 2.0, GPU_A: 60.0, GPU_B: 60.0}
+CORES = 8
 
 Joules = Callable[[float], float | None]
-
-
-@dataclass
-class Clock:
-    now_s: float = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @dataclass
 class Scripted:
     """A source: joules of each channel at a time; None is unreadable. A channel that is taken out has vanished."""
 
-    clock: Clock
+    node: "Node"
     joules: dict[Channel, Joules]
-    factor: float | None = None
-    closed: bool = False
+    prompt: bool = True
 
-    def read(self) -> dict[Channel, Reading]:
-        values = {channel: joules(self.clock.now_s) for channel, joules in self.joules.items()}
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        return tuple(self.joules)
+
+    def read(self, channels: Collection[Channel] | None = None) -> dict[Channel, Reading]:
+        values = {c: joules(self.node.now_s) for c, joules in self.joules.items() if channels is None or c in channels}
         return {c: Reading(None, "scripted failure") if v is None else Reading(v) for c, v in values.items()}
 
-    def carbon_g_per_kwh(self) -> float | None:
-        return self.factor
+    def step_s(self, channel: Channel) -> float:
+        return 0.0
 
-    def close(self) -> None:
-        self.closed = True
+    def close(self) -> None: ...
 
 
 @dataclass
 class Node:
     """A node with 10 W of CPU, 2 W of DRAM, and GPUs of 100 W and 300 W; `used` is CPU time by process id."""
 
-    clock: Clock = field(default_factory=Clock)
+    baseline: Baseline = field(default_factory=lambda: Baseline(IDLE_W))
+    factors: Factors = field(default_factory=lambda: Factors(None, "", 1.0, None, None))
+    now_s: float = 100.0
     used: dict[int, float] = field(default_factory=dict)
+    others_s: float = 0.0
 
     def __post_init__(self) -> None:
-        watts = {CPU: 10.0, DRAM: 2.0, GPU_A: 100.0, GPU_B: 300.0}
-        self.source = Scripted(self.clock, {channel: self.power(w) for channel, w in watts.items()})
-        self.ledger = Ledger("node-1", [self.source], self.cpu_time, self.clock)
+        self.source = Scripted(self, {channel: self.power(w) for channel, w in WATTS.items()})
+        common = {"run": "r", "node": "node-1"}
+        self.ledger = Ledger(
+            common, [self.source], self, CORES, self.baseline, self.factors, lambda name: f"{name} is odd", self.now_s
+        )
 
     @staticmethod
     def power(watts: float) -> Joules:
         return lambda now_s: watts * now_s
 
-    def cpu_time(self, pids: Sequence[int]) -> float:
+    def cpu_time_s(self, pids: Sequence[int]) -> float:
         return sum(self.used.get(pid, 0.0) for pid in pids)
 
-    def open(self, stage: str = "a", pids: Sequence[int] = (1,), gpus: Sequence[str] = (), attempt: int = 1) -> int:
-        return self.ledger.open(stage, attempt, "train", 1, pids, gpus)
+    def machine_busy_s(self) -> float:
+        return sum(self.used.values()) + self.others_s
 
-    def collect(self, stage: str = "a", *, kept: bool = True, attempt: int = 1) -> dict[tuple[str, str | None], dict]:
-        rows = self.ledger.collect(stage, attempt, kept=kept)
-        assert len(rows) == len({(row["component"], row["device"]) for row in rows}), "one window, one row a channel"
-        return {(row["component"], row["device"]): row for row in rows}
+    def begin(self, stage="a", pids=(1,), gpus=(), cores=2.0, attempt=1):
+        self.ledger.begin({"stage_id": stage, "attempt": attempt}, pids, gpus, cores, self.now_s)
 
-    def window(self, seconds: float = 5.0, gpus: Sequence[str] = ("GPU-a",)) -> dict[tuple[str, str | None], dict]:
-        """Rows of one healthy window."""
-        token = self.open("later", gpus=gpus)
-        self.clock.now_s += seconds
-        self.ledger.close(token)
-        return self.collect("later")
+    def open(self, stage="a", name="train", epoch=1, attempt=1):
+        return self.ledger.open((stage, attempt), name, epoch, None, self.now_s)
+
+    def close(self, token, requests=None):
+        self.ledger.close(token, requests, self.now_s)
+
+    def end(self, stage="a", *, attempt=1, kept=True):
+        self.ledger.end((stage, attempt), self.now_s)
+        return self.ledger.rows((stage, attempt), kept=kept)
+
+    def window(self, seconds=10.0, stage="later", **held):
+        """Rows of one window of an attempt of its own."""
+        self.begin(stage, **held)
+        token = self.open(stage)
+        self.now_s += seconds
+        self.close(token)
+        return by_channel(self.end(stage), "train")
+
+    def own(self, window):
+        return by_channel(self.ledger.snapshot()["energy"], window)
 
 
-def test_a_window_gets_the_joules_of_its_time_and_idle_the_rest():
+def by_channel(rows, window):
+    found = {(row["component"], row["device"]): row for row in rows if row["window"] == window}
+    assert len(found) == sum(row["window"] == window for row in rows), "one window, one row a channel"
+    return found
+
+
+def joules(rows):
+    return {key: row["energy_j"] for key, row in rows.items()}
+
+
+def test_a_window_gets_the_joules_of_its_time_and_other_what_lies_around_it():
     node = Node()
-    node.clock.now_s += 3
-    token = node.open(gpus=["GPU-a"])
-    node.clock.now_s += 5
-    node.ledger.close(token)
-    node.clock.now_s += 2
+    node.now_s += 3
+    node.begin(gpus=["GPU-a"], cores=8)
+    node.now_s += 1  # loading
+    node.used[1] = 1.0
+    token = node.open()
+    node.now_s += 5
+    node.used[1] = 11.0
+    node.close(token, requests=64)
+    node.now_s += 2
+    rows = node.end()
+    node.now_s += 4
+    node.ledger.tick(node.now_s)
 
-    rows = node.collect()
-    idle = {(row["component"], row["device"]): row for row in node.ledger.collect_idle()}
-
-    assert {key: row["energy_j"] for key, row in rows.items()} == pytest.approx(
-        {("cpu", None): 50, ("dram", None): 10, ("gpu", "GPU-a"): 500}
-    )
-    assert {key: row["energy_j"] for key, row in idle.items()} == pytest.approx(
-        {("cpu", None): 50, ("dram", None): 10, ("gpu", "GPU-a"): 500, ("gpu", "GPU-b"): 3000}
-    )
-    row = rows["gpu", "GPU-a"]
-    assert row.items() >= {
-        "stage_id": "a", "attempt": 1, "node": "node-1", "window": "train", "epoch": 1, "source": "scripted counter",
-        "measured": True, "kept": True, "reason": None, "carbon_g": None,
+    # The one GPU of two that it holds stands for half of the idle CPU; on top it is the only one that computed.
+    train, other = by_channel(rows, "train"), by_channel(rows, "other")
+    assert joules(train) == pytest.approx({("cpu", None): 5 * (2 + 6), ("dram", None): 5 * 1, ("gpu", "GPU-a"): 500})
+    assert joules(other)["gpu", "GPU-a"] == pytest.approx(300)
+    assert other["cpu", None]["duration_s"] == 3
+    assert joules(node.own("idle"))["gpu", "GPU-a"] == pytest.approx(700)
+    assert joules(node.own("idle"))["gpu", "GPU-b"] == pytest.approx(4500)
+    assert train["gpu", "GPU-a"].items() >= {
+        "run": "r", "stage_id": "a", "attempt": 1, "node": "node-1", "window": "train", "epoch": 1, "requests": 64,
+        "source": "scripted counter", "measured": True, "kept": True, "reason": None, "carbon_g": None, "cost": None,
+        "duration_s": 5, "power_w": 100, "marks": [],
     }.items()  # fmt: skip
-    assert row["duration_s"] == 5
-    assert idle["cpu", None].items() >= {"stage_id": None, "attempt": None, "window": "idle", "measured": False}.items()
-    assert idle["cpu", None]["duration_s"] == 5
-    assert node.ledger.collect_idle()[0]["energy_j"] == 0, "idle time is given out once"
+    assert {row["kept"] for row in node.end("nobody")} == set()
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_windows_and_idle_add_up_to_the_node(data: st.DataObject):
-    node = Node()
-    began_s = node.clock.now_s
-    tokens: list[int] = []
-    opened = 0
-    for _ in range(data.draw(st.integers(1, 25), label="events")):
-        node.clock.now_s += data.draw(st.floats(0, 10), label="seconds")
+def test_stages_idle_and_unattributed_add_up_to_the_node(data):
+    baseline = data.draw(st.sampled_from([Baseline(IDLE_W), Baseline(), Baseline({CPU: 50.0})]), label="idle power")
+    node = Node(baseline)
+    began_s, open_tokens, busy, rows = node.now_s, {}, set(), []
+    for step in range(data.draw(st.integers(1, 25), label="events")):
+        node.now_s += data.draw(st.floats(0, 10), label="seconds")
+        node.others_s += data.draw(st.floats(0, 3), label="seconds of others")
         for pid in range(4):
             node.used[pid] = node.used.get(pid, 0.0) + data.draw(st.floats(0, 3), label="cpu seconds")
-        event = data.draw(st.sampled_from(["open", "close", "tick"]))
-        if event == "open" and len(tokens) < 4:
-            gpus = data.draw(st.sets(st.sampled_from(["GPU-a", "GPU-b"])), label="gpus")
-            tokens.append(node.open(f"stage-{opened}", pids=[opened % 4], gpus=sorted(gpus)))
-            opened += 1
-        elif event == "close" and tokens:
-            node.ledger.close(tokens.pop(data.draw(st.integers(0, len(tokens) - 1), label="which")))
+        stage, event = f"stage-{step % 4}", data.draw(st.sampled_from(["begin", "open", "close", "end", "tick"]))
+        if event == "begin" and stage not in busy:
+            gpus = {"stage-0": ["GPU-a"], "stage-1": ["GPU-b"]}.get(stage, [])
+            node.begin(stage, [step % 4], gpus, data.draw(st.floats(0.5, 8), label="cores"), attempt=step)
+            busy.add(stage)
+            open_tokens[stage] = (step, None)
+        elif event == "open" and stage in busy and open_tokens[stage][1] is None:
+            attempt = open_tokens[stage][0]
+            open_tokens[stage] = (attempt, node.open(stage, attempt=attempt))
+        elif event == "close" and stage in busy and open_tokens[stage][1] is not None:
+            node.close(open_tokens[stage][1])
+            open_tokens[stage] = (open_tokens[stage][0], None)
+        elif event == "end" and stage in busy:
+            attempt = open_tokens[stage][0]
+            rows += node.end(stage, attempt=attempt)
+            node.ledger.forget((stage, attempt))
+            busy.remove(stage)
         else:
-            node.ledger.tick()
+            node.ledger.tick(node.now_s)
+    node.ledger.tick(node.now_s)
+    last = node.ledger.snapshot()
+    rows += last["energy"]
 
-    rows = [row for n in range(opened) for row in node.ledger.collect(f"stage-{n}", 1, kept=True)]
-    rows += node.ledger.collect_idle()
-
-    elapsed_s = node.clock.now_s - began_s
-    assert all(row["energy_j"] >= 0 for row in rows)
-    for channel, watts in {CPU: 10, DRAM: 2, GPU_A: 100, GPU_B: 300}.items():
+    for channel, watts in WATTS.items():
         given_j = [r["energy_j"] for r in rows if (r["component"], r["device"]) == (channel.component, channel.device)]
-        assert math.fsum(given_j) == pytest.approx(watts * elapsed_s, rel=1e-9, abs=1e-6)
+        assert all(value >= 0 for value in given_j)
+        assert math.fsum(given_j) == pytest.approx(watts * (node.now_s - began_s), rel=1e-9, abs=1e-6)
+    for row in last["nodes"]:
+        assert row["reason"] is None
+        assert row["difference"] == pytest.approx(0, abs=1e-9)
+        parts = row["stages_j"], row["idle_j"], row["unattributed_j"]
+        assert math.fsum(parts) == pytest.approx(row["energy_j"], abs=1e-6)
 
 
-def test_simultaneous_windows_share_the_cpu_by_cpu_time_taken_anew_at_each_reading():
-    node = Node()
-    a, b = node.open("a", pids=[1]), node.open("b", pids=[2, 3])
-    node.clock.now_s += 10  # 100 J: one to three
+def test_what_comes_on_top_of_idle_goes_by_cpu_time_taken_anew_at_each_reading():
+    node = Node(Baseline())  # no idle power known: all joules are split by CPU time
+    node.begin("a", pids=[1])
+    node.begin("b", pids=[2, 3])
+    node.now_s += 10  # 100 J: one to three
     node.used |= {1: 1.0, 2: 2.0, 3: 1.0}
-    node.ledger.tick()
-    node.clock.now_s += 10  # 100 J: all to a
-    node.used[1] += 7.0
-    node.ledger.tick()
-    node.clock.now_s += 10  # 100 J: nobody computed, equal parts
-    node.ledger.close(a)
-    node.ledger.close(b)
+    node.ledger.tick(node.now_s)
+    node.now_s += 10  # 100 J: half to a, half to processes of no stage
+    node.used[1] += 3.0
+    node.others_s += 3.0
+    node.ledger.tick(node.now_s)
 
-    assert node.collect("a")["cpu", None]["energy_j"] == pytest.approx(25 + 100 + 50)
-    assert node.collect("b")["cpu", None]["energy_j"] == pytest.approx(75 + 0 + 50)
+    assert by_channel(node.end("a"), "other")["cpu", None]["energy_j"] == pytest.approx(25 + 50)
+    assert by_channel(node.end("b"), "other")["cpu", None]["energy_j"] == pytest.approx(75)
+    assert joules(node.own("unattributed"))["cpu", None] == pytest.approx(50)
 
 
-def test_cpu_time_from_before_the_window_does_not_count():
-    node = Node(used={1: 1000.0})
-    node.open("a", pids=[1])
-    node.open("b", pids=[2])
-    node.clock.now_s += 10
+@pytest.mark.parametrize(
+    ("held", "share"),
+    [
+        ({"cores": 2.0}, 2 / 8),
+        ({"cores": 2.0, "gpus": ["GPU-b"]}, 1 / 2),
+        ({"cores": 1.0, "gpus": ["GPU-a", "GPU-b"]}, 1),
+    ],
+)
+def test_idle_power_goes_by_share_of_gpus_or_of_cores_where_none_is_held(held, share):
+    node = Node()
+    node.others_s = 1e9  # others did all the computing
+    node.begin(**held)
+    node.now_s += 10
+    node.others_s += 10
+
+    assert by_channel(node.end(), "other")["cpu", None]["energy_j"] == pytest.approx(40 * share)
+    assert joules(node.own("idle"))["cpu", None] == pytest.approx(40 * (1 - share))
+    assert joules(node.own("unattributed"))["cpu", None] == pytest.approx(60)
+
+
+def test_cpu_time_from_before_the_attempt_does_not_count():
+    node = Node(Baseline(), used={1: 1000.0})
+    node.begin("a", pids=[1])
+    node.begin("b", pids=[2])
+    node.now_s += 10
     node.used |= {1: 1001.0, 2: 1.0}
 
-    assert node.collect("a")["cpu", None]["energy_j"] == pytest.approx(50)
+    assert by_channel(node.end("a"), "other")["cpu", None]["energy_j"] == pytest.approx(50)
 
 
-def test_a_process_that_died_takes_no_negative_share():
-    node = Node(used={1: 50.0})
-    node.open("a", pids=[1])
-    node.open("b", pids=[2])
-    node.clock.now_s += 10
-    node.used = {2: 3.0}
-
-    assert node.collect("a")["cpu", None]["energy_j"] == pytest.approx(0, abs=1e-6)
-    assert node.collect("b")["cpu", None]["energy_j"] == pytest.approx(100)
-
-
-def test_joules_of_a_gpu_go_to_the_stage_that_holds_it_alone():
+def test_net_is_beyond_the_idle_power_of_what_is_held():
     node = Node()
-    node.open("a", pids=[1], gpus=["GPU-a"])
-    node.open("b", pids=[2], gpus=["GPU-b"])
-    node.open("c", pids=[3])
-    node.clock.now_s += 10
-    node.used |= {1: 0.0, 2: 9.0, 3: 1.0}
+    node.begin(gpus=["GPU-b"], cores=8)
+    token = node.open()
+    node.now_s += 10
+    node.used[1] = 1.0
+    node.close(token)
+    rows = by_channel(node.end(), "train")
 
-    a, b, c = node.collect("a"), node.collect("b"), node.collect("c")
+    assert {key: row["energy_net_j"] for key, row in rows.items()} == pytest.approx(
+        {("cpu", None): 60, ("dram", None): 0, ("gpu", "GPU-b"): 3000 - 600}
+    )
+    assert all(row["energy_net_j"] is None for row in Node(Baseline()).window(gpus=["GPU-b"]).values())
+    busy = Baseline(IDLE_W, {CPU: "the node was busy"})
+    assert Node(busy).window()["cpu", None]["energy_net_j"] is None
+
+
+def test_joules_of_a_gpu_go_to_the_attempt_that_holds_it_alone():
+    node = Node()
+    node.begin("a", pids=[1], gpus=["GPU-a"])
+    node.begin("b", pids=[2], gpus=["GPU-b"])
+    node.begin("c", pids=[3])
+    node.now_s += 10
+    node.used |= {1: 0.0, 2: 9.0, 3: 1.0}
+    a, b, c = (by_channel(node.end(stage), "other") for stage in "abc")
+
     assert a["gpu", "GPU-a"]["energy_j"] == pytest.approx(1000)
     assert b["gpu", "GPU-b"]["energy_j"] == pytest.approx(3000)
     assert ("gpu", "GPU-b") not in a
@@ -195,110 +264,168 @@ def test_joules_of_a_gpu_go_to_the_stage_that_holds_it_alone():
     assert {component for component, _ in c} == {"cpu", "dram"}
 
 
-def fails(now_s: float) -> float | None:
-    return None
-
-
-def not_a_number(now_s: float) -> float | None:
-    return math.nan
-
-
-def reset(now_s: float) -> float | None:
-    return 0.5
-
-
 @pytest.mark.parametrize(
     ("broken", "reason"),
-    [(fails, "scripted failure"), (not_a_number, "not a number"), (reset, "went backwards")],
+    [(lambda _: None, "scripted failure"), (lambda _: math.nan, "not a number"), (lambda _: 0.5, "went backwards")],
 )
 def test_a_bad_reading_gives_null_with_the_reason_to_the_windows_open_then_and_to_no_other(broken, reason):
     node = Node()
     healthy = node.source.joules[GPU_A]
-    token = node.open(gpus=["GPU-a"])
-    node.clock.now_s += 5
+    node.begin(gpus=["GPU-a"])
+    token = node.open()
+    node.now_s += 5
     node.source.joules[GPU_A] = broken
-    node.ledger.tick()
-    node.clock.now_s += 5
+    node.ledger.tick(node.now_s)
+    node.now_s += 5
     node.source.joules[GPU_A] = healthy
-    node.ledger.close(token)
+    node.close(token)
+    rows = by_channel(node.end(), "train")
 
-    rows = node.collect()
     assert rows["gpu", "GPU-a"]["energy_j"] is None
     assert reason in rows["gpu", "GPU-a"]["reason"]
-    assert rows["gpu", "GPU-a"]["carbon_g"] is None
-    assert rows["cpu", None]["energy_j"] == pytest.approx(100), "a channel's failure is its own"
-    assert node.window()["gpu", "GPU-a"]["energy_j"] == pytest.approx(500), "the next window is sound again"
+    assert rows["gpu", "GPU-a"].items() >= {"carbon_g": None, "energy_net_j": None, "power_w": None}.items()
+    assert rows["cpu", None]["energy_j"] is not None, "a channel's failure is its own"
+    assert node.window(gpus=["GPU-a"])["gpu", "GPU-a"]["energy_j"] == pytest.approx(1000), "the next one is sound again"
+    (row,) = [row for row in node.ledger.snapshot()["nodes"] if row["device"] == "GPU-a"]
+    assert (row["energy_j"], row["difference"]) == (None, None)
+    assert reason in row["reason"]
 
 
-def test_a_channel_that_vanished_is_null_also_in_windows_that_never_saw_it():
-    node = Node()
-    node.open("a", gpus=["GPU-a"])
-    node.clock.now_s += 5
-    del node.source.joules[GPU_A]
-    rows = node.collect("a")
-    assert rows["gpu", "GPU-a"]["energy_j"] is None
-    assert "vanished" in rows["gpu", "GPU-a"]["reason"]
-
-    row = node.window()["gpu", "GPU-a"]
-    assert row["energy_j"] is None
-    assert row["reason"] == "no source reads this GPU"
-    assert row["measured"] is False
+def test_a_gpu_that_no_source_reads_is_null_in_every_window_with_the_reason():
+    rows = Node().window(gpus=["MIG-x"])
+    assert rows["gpu", "MIG-x"].items() >= {"energy_j": None, "reason": "MIG-x is odd", "measured": False}.items()
 
 
 def test_a_clock_that_goes_backwards_gives_null_and_no_negative_time():
     node = Node()
-    node.source.joules = {CPU: lambda _: 7.0}  # still counting up: only the clock is wrong
+    node.source.joules[CPU] = lambda _: 7.0  # still counting up: only the clock is wrong
+    node.begin()
     token = node.open()
-    node.clock.now_s -= 5
-    node.ledger.close(token)
+    node.now_s -= 5
+    node.close(token)
+    row = by_channel(node.end(), "train")["cpu", None]
 
-    row = node.collect()["cpu", None]
-    assert row["energy_j"] is None
-    assert row["reason"] == "the clock went backwards"
-    assert row["duration_s"] == 0
+    assert row.items() >= {"energy_j": None, "reason": "the clock went backwards", "duration_s": 0}.items()
 
 
-def test_collect_closes_what_is_open_and_forgets_the_attempt_alone():
+def test_an_attempt_that_ends_with_a_window_open_keeps_its_joules():
     node = Node()
-    node.open("a", attempt=1)
-    node.open("a", attempt=2)
-    node.open("b", attempt=1)
-    node.clock.now_s += 6
+    node.begin("a", gpus=["GPU-a"])
+    node.open("a")
+    node.now_s += 6
+    rows = node.end("a", kept=False)
 
-    lost = node.collect("a", kept=False)
-    assert lost["cpu", None]["energy_j"] == pytest.approx(20)
-    assert lost["cpu", None]["kept"] is False
-    assert node.collect("a") == {}, "given out once"
-    assert {stage for stage, *_ in node.ledger.now()["open"]} == {"a", "b"}
-
-    node.clock.now_s += 4
-    again = node.collect("a", attempt=2)
-    assert again["cpu", None]["energy_j"] == pytest.approx(20 + 20)
-    assert again["cpu", None]["kept"] is True
-    assert again["cpu", None]["attempt"] == 2
-    assert again["cpu", None]["duration_s"] == 10
+    assert by_channel(rows, "train")["gpu", "GPU-a"].items() >= {"energy_j": pytest.approx(600), "kept": False}.items()
+    assert by_channel(node.ledger.snapshot()["energy"], "train"), "kept until somebody says that they are safe"
+    node.ledger.forget(("a", 1))
+    assert not by_channel(node.ledger.snapshot()["energy"], "train")
+    assert node.end("a") == []
 
 
-def test_progress_shows_open_windows_and_their_joules():
+def test_windows_of_one_attempt_follow_each_other():
     node = Node()
-    node.open("a", gpus=["GPU-a"])
-    node.clock.now_s += 2
-    node.ledger.tick()
+    node.begin()
+    node.open()
+    with pytest.raises(StageError, match="window evaluate opened inside window train"):
+        node.open(name="evaluate")
+    with pytest.raises(StageError, match="does not know this attempt"):
+        node.open("b")
+    with pytest.raises(StageError, match="does not know this window"):
+        node.close(99)
 
-    assert node.ledger.now() == {"open": [("a", "train", 1, 2.0)], "joules": {"a": pytest.approx(20 + 4 + 200)}}
+
+def test_progress_shows_what_is_open_and_the_attempts_joules():
+    node = Node()
+    node.begin(gpus=["GPU-a"])
+    node.open()
+    node.now_s += 2
+    node.ledger.tick(node.now_s)
+
+    now = node.ledger.now()
+    assert now["open"] == [("a", 1, "train", 1, 2.0)]
+    assert now["joules"]["a"] > 200
 
 
-def test_carbon_comes_from_the_factor_of_the_first_source_that_knows_one():
-    clock = Clock()
-    silent = Scripted(clock, {GPU_A: Node.power(36.0)})
-    knowing = Scripted(clock, {CPU: Node.power(3.6)}, factor=500.0)
-    ledger = Ledger("node-1", [silent, knowing], lambda _: 0.0, clock)
-    ledger.open("a", 1, "decode", None, [1], ["GPU-a"])
-    clock.now_s += 100
+def test_carbon_and_cost_follow_the_factors():
+    node = Node(factors=Factors(500.0, "a test", 1.5, 0.30, "EUR"))
+    row = node.window(36.0, gpus=["GPU-a"])["gpu", "GPU-a"]
 
-    rows = {row["component"]: row for row in ledger.collect("a", 1, kept=True)}
-    assert rows["cpu"]["carbon_g"] == pytest.approx(360 / JOULES_PER_KWH * 500)
-    assert rows["gpu"]["carbon_g"] == pytest.approx(3600 / JOULES_PER_KWH * 500)
-    ledger.shut()
-    assert silent.closed
-    assert knowing.closed
+    assert row["energy_j"] == 3600
+    assert row["carbon_g"] == pytest.approx(3600 / JOULES_PER_KWH * 500)
+    assert row["cost"] == pytest.approx(3600 / JOULES_PER_KWH * 0.30 * 1.5)
+
+
+# -- what is said about a window ---------------------------------------------------------------------------------------
+
+STATE = GpuState(
+    power_w=100, power_limit_w=700, temperature_c=50, clock_sm_mhz=1000, clock_memory_mhz=2000, throttle_reasons=(),
+    pids=(1,), power_integral_j=0.0,
+)  # fmt: skip
+
+
+def seen(first, last, seconds=10.0):
+    """The row of a GPU over a window whose first and last states are these."""
+    node = Node()
+    node.begin(gpus=["GPU-a"])
+    token = node.open()
+    node.ledger.see({"GPU-a": first, "GPU-b": first})
+    node.now_s += seconds
+    node.ledger.see({"GPU-a": last})
+    node.close(token)
+    return by_channel(node.end(), "train")["gpu", "GPU-a"]
+
+
+def changed(**values):
+    from dataclasses import replace
+
+    return replace(STATE, **values)
+
+
+def test_a_window_has_its_gpus_context():
+    row = seen(STATE, changed(temperature_c=61, clock_sm_mhz=1400, power_limit_w=650, power_integral_j=1010.0))
+
+    assert row.items() >= {
+        "power_integral_j": 1010, "power_limit_w": 650, "temperature_c": 61, "clock_sm_mhz": 1200,
+        "clock_memory_mhz": 2000, "throttle_reasons": [], "other_processes": 0, "marks": [],
+    }.items()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "mark"),
+    [
+        ({"power_limit_w": 90}, "implausible: mean 100 W over the limit of 90 W"),
+        ({"power_integral_j": 1200.0}, "disagrees: counter 1000 J, sampled power 1200 J"),
+        ({"throttle_reasons": ("hw slowdown", "sw thermal")}, "throttled: hw slowdown, sw thermal"),
+        ({"pids": (1, 7, 8)}, "shared: 2 other processes"),
+    ],
+)
+def test_what_speaks_against_a_figure_is_marked(changes, mark):
+    assert seen(STATE, changed(**({"power_integral_j": 1000.0} | changes)))["marks"] == [mark]
+
+
+def test_a_mean_under_idle_power_is_implausible():
+    node = Node(Baseline(IDLE_W | {GPU_A: 200.0}))
+    node.begin(gpus=["GPU-a"])
+    token = node.open()
+    node.now_s += 10
+    node.close(token)
+
+    marks = by_channel(node.end(), "train")["gpu", "GPU-a"]["marks"]
+    assert marks == ["implausible: mean 100 W under idle power, 200 W"]
+
+
+def test_short_windows_are_marked_and_the_time_around_them_is_not():
+    node = Node()
+    node.begin()
+    token = node.open()
+    node.now_s += 4.9
+    node.close(token)
+    rows = node.end()
+
+    assert by_channel(rows, "train")["cpu", None]["marks"] == ["short"]
+    assert by_channel(rows, "other")["cpu", None]["marks"] == []
+
+
+def test_sampled_power_with_a_gap_is_not_held_against_the_counter():
+    row = seen(STATE, changed(power_integral_j=1200.0, power_gaps=1))
+    assert (row["power_integral_j"], row["marks"]) == (None, [])

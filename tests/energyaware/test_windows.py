@@ -22,12 +22,12 @@ class Recorder:
     events: list[tuple[str, object]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
 
-    def open(self, name: WindowName, epoch: int | None) -> int:
-        self.note("open", (name, epoch))
+    def open(self, name: WindowName, epoch: int | None, repeat: int | None) -> int:
+        self.note("open", (name, epoch, repeat))
         return len(self.events)
 
-    def close(self, token: int) -> None:
-        self.note("close", token)
+    def close(self, token: int, requests: int | None) -> None:
+        self.note("close", (token, requests))
 
     def note(self, what: str, value: object = None) -> None:
         self.events.append((what, value))
@@ -39,11 +39,13 @@ def test_a_window_opens_before_the_block_and_closes_after_it():
     meter = GangMeter(node)
     with meter.window("train", epoch=3):
         node.note("work")
-    with meter.window("decode"):
+    with meter.window("decode", repeat=2) as window:
         node.note("work")
+        window.requests = 32
 
     assert node.events == [
-        ("open", ("train", 3)), ("work", None), ("close", 1), ("open", ("decode", None)), ("work", None), ("close", 4)
+        ("open", ("train", 3, None)), ("work", None), ("close", (1, None)),
+        ("open", ("decode", None, 2)), ("work", None), ("close", (4, 32)),
     ]  # fmt: skip
 
 

@@ -1,242 +1,206 @@
 /* A stand-in for the NVIDIA driver's library, so that GPUs can be accounted for on machines that have none.
 
-   Built as libnvidia-ml.so.1 and found through LD_LIBRARY_PATH by nvidia-ml-py, by Ray and by our own code. What it
-   says comes from the file that NVML_SCENARIO names, read at the first nvmlInit; without that file there is no driver.
-   A line is a word and its values; times are seconds since `start`, which is on CLOCK_MONOTONIC so that all processes
-   of the machine see the same GPUs:
+   Built as libnvidia-ml.so.1 and found through LD_LIBRARY_PATH by nvidia-ml-py, Ray, CodeCarbon, zeus and our own code.
+   What it says comes from the scenario (scenario.c has its words). Signatures, structures and protocols are NVML's;
+   nothing can be set. A function that is not here is one that an old driver lacks: Function Not Found. */
 
-     start 12345.6               when time 0 was; default: when the machine was booted
-     step 0.1                    the energy counters move once in so many seconds
-     gpu GPU-uuid WATTS          a GPU, in the order of NVML's indices, drawing so much from time 0 on
-     power INDEX SECONDS WATTS   from then on that GPU draws so much; in the order of time
-     reset INDEX SECONDS         its counter starts again from zero
-     capability INDEX MAJOR MINOR   its compute capability, if not 9 0; 0 0 means that it cannot be read
-     fail INDEX CODE             its counter cannot be read: an nvmlReturn_t, such as 3 for not supported, 15 for lost
+#include "device.h"
 
-   To widen it: a new word in read_scenario, a field in struct gpu, a function below. */
-
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, DRIVER_NOT_LOADED = 9 };
-enum { MAX_GPUS = 16, MAX_EVENTS = 64, FIELD_ENERGY = 83, FIELD_POWER_INSTANT = 186, TYPE_UNSIGNED_INT = 1,
-       TYPE_UNSIGNED_LONG_LONG = 3 };
+enum { ENERGY = 83, POWER_AVERAGE = 185, POWER_INSTANT = 186, TYPE_UNSIGNED_INT = 1, TYPE_UNSIGNED_LONG_LONG = 3 };
+enum { ARCH_TURING = 6, ARCH_ADA = 8 };
 
-struct gpu {
-    char uuid[96];
-    unsigned index;
-    int major, minor;                                /* compute capability */
-    int fail;                                        /* what reading the counter returns, if not SUCCESS */
-    int powers, resets;
-    double power_at[MAX_EVENTS], watts[MAX_EVENTS];  /* drawn from that time on */
-    double reset_at[MAX_EVENTS];
-};
-
-static struct gpu gpus[MAX_GPUS];
-static unsigned count;
-static double start, step = 0.1;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int users;
 
-/* -- the scenario --------------------------------------------------------------------------------------------------- */
-
-static struct gpu *numbered(unsigned index) { return index < count ? &gpus[index] : NULL; }
-
-static void malformed(const char *line) {
-    fprintf(stderr, "NVML_SCENARIO: cannot read: %s\n", line);
-    abort(); /* a test must not go on with other GPUs than it asked for */
-}
-
-static void read_line(const char *line) {
-    char word[16], uuid[96];
-    unsigned index;
-    double a, b;
-    if (sscanf(line, "%15s", word) != 1 || word[0] == '#') return;
-    if (sscanf(line, "start %lf", &a) == 1) start = a;
-    else if (sscanf(line, "step %lf", &a) == 1) step = a;
-    else if (sscanf(line, "gpu %95s %lf", uuid, &a) == 2 && count < MAX_GPUS) {
-        struct gpu *gpu = &gpus[count];
-        memset(gpu, 0, sizeof *gpu);
-        strcpy(gpu->uuid, uuid);
-        gpu->index = count++;
-        gpu->major = 9;
-        gpu->watts[gpu->powers++] = a;
-    } else if (sscanf(line, "power %u %lf %lf", &index, &a, &b) == 3 && numbered(index)
-               && gpus[index].powers < MAX_EVENTS) {
-        struct gpu *gpu = &gpus[index];
-        gpu->power_at[gpu->powers] = a;
-        gpu->watts[gpu->powers++] = b;
-    } else if (sscanf(line, "reset %u %lf", &index, &a) == 2 && numbered(index) && gpus[index].resets < MAX_EVENTS)
-        gpus[index].reset_at[gpus[index].resets++] = a;
-    else if (sscanf(line, "capability %u %lf %lf", &index, &a, &b) == 3 && numbered(index)) {
-        gpus[index].major = (int)a;
-        gpus[index].minor = (int)b;
-    } else if (sscanf(line, "fail %u %lf", &index, &a) == 2 && numbered(index)) gpus[index].fail = (int)a;
-    else malformed(line);
-}
-
-static int read_scenario(void) {
-    const char *path = getenv("NVML_SCENARIO");
-    FILE *file = path ? fopen(path, "r") : NULL;
-    char line[256];
-    if (!file) return DRIVER_NOT_LOADED;
-    count = 0;
-    while (fgets(line, sizeof line, file)) read_line(line);
-    fclose(file);
-    return SUCCESS;
-}
-
-/* -- what the GPUs draw --------------------------------------------------------------------------------------------- */
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec - start;
-}
-
-static double watts(const struct gpu *gpu, double at) {
-    double value = 0;
-    for (int i = 0; i < gpu->powers; i++)
-        if (gpu->power_at[i] <= at) value = gpu->watts[i];
-    return value;
-}
-
-/* Joules drawn from time 0 until then. */
-static double drawn(const struct gpu *gpu, double until) {
-    double joules = 0;
-    for (int i = 0; i < gpu->powers; i++) {
-        double end = i + 1 < gpu->powers && gpu->power_at[i + 1] < until ? gpu->power_at[i + 1] : until;
-        if (end > gpu->power_at[i]) joules += gpu->watts[i] * (end - gpu->power_at[i]);
-    }
-    return joules;
-}
-
-/* What the counter shows, in millijoules: since the last reset, as of the last step. */
-static int counter(const struct gpu *gpu, unsigned long long *millijoules) {
-    double at = now(), since = 0;
-    if (gpu->fail) return gpu->fail;
-    for (int i = 0; i < gpu->resets; i++)
-        if (gpu->reset_at[i] <= at) since = gpu->reset_at[i];
-    if (step > 0) at = step * (double)(long long)(at / step);
-    *millijoules = at > since ? (unsigned long long)(1e3 * (drawn(gpu, at) - drawn(gpu, since))) : 0;
-    return SUCCESS;
-}
-
-/* -- NVML ----------------------------------------------------------------------------------------------------------- */
-
-typedef struct gpu *device;
+/* -- the library --------------------------------------------------------------------------------------------------- */
 
 int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
+    pthread_mutex_lock(&lock);
     int result = users ? SUCCESS : read_scenario();
     if (result == SUCCESS) users++;
+    pthread_mutex_unlock(&lock);
     return result;
 }
 int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 int nvmlInit(void) { return nvmlInitWithFlags(0); }
 int nvmlShutdown(void) {
-    if (!users) return UNINITIALIZED;
-    users--;
-    return SUCCESS;
+    pthread_mutex_lock(&lock);
+    int result = users ? SUCCESS : UNINITIALIZED;
+    if (users) users--;
+    pthread_mutex_unlock(&lock);
+    return result;
 }
 const char *nvmlErrorString(int code) {
     return code == NOT_SUPPORTED ? "Not Supported" : code == DRIVER_NOT_LOADED ? "Driver Not Loaded"
-         : code == 15 ? "GPU is lost" : "Unknown Error";
+         : code == GPU_IS_LOST ? "GPU is lost" : "Unknown Error";
 }
 static int text(const char *value, char *out, unsigned length) {
-    snprintf(out, length, "%s", value);
-    return SUCCESS;
+    return (unsigned)snprintf(out, length, "%s", value) < length ? SUCCESS : INSUFFICIENT_SIZE;
 }
 int nvmlSystemGetDriverVersion(char *out, unsigned length) { return text("570.00-standin", out, length); }
 int nvmlSystemGetNVMLVersion(char *out, unsigned length) { return text("12.570.00", out, length); }
 int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 12080; return SUCCESS; }
 
+/* -- devices ------------------------------------------------------------------------------------------------------- */
+
+int entered(const char *function, const struct gpu *gpu) {
+    if (!users) return UNINITIALIZED;
+    FILE *log = log_path[0] ? fopen(log_path, "a") : NULL;
+    if (log) {
+        fprintf(log, "%u %s\n", gpu->index, function);
+        fclose(log);
+    }
+    return gpu->lost <= now() ? GPU_IS_LOST : SUCCESS;
+}
+
 int nvmlDeviceGetCount_v2(unsigned *out) {
     if (!users) return UNINITIALIZED;
-    *out = count;
+    *out = gpu_count;
     return SUCCESS;
 }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, device *out) {
     if (!users) return UNINITIALIZED;
-    *out = numbered(index);
-    return *out ? SUCCESS : INVALID_ARGUMENT;
+    if (index >= gpu_count) return INVALID_ARGUMENT;
+    ENTER(&gpus[index].self);
+    *out = &gpus[index].self;
+    return SUCCESS;
 }
 int nvmlDeviceGetHandleByUUID(const char *uuid, device *out) {
-    for (unsigned i = 0; i < count; i++)
-        if (!strcmp(gpus[i].uuid, uuid)) { *out = &gpus[i]; return SUCCESS; }
-    return NOT_FOUND;
-}
-int nvmlDeviceGetIndex(device gpu, unsigned *out) { *out = gpu->index; return SUCCESS; }
-int nvmlDeviceGetUUID(device gpu, char *out, unsigned length) { return text(gpu->uuid, out, length); }
-int nvmlDeviceGetName(device gpu, char *out, unsigned length) { (void)gpu; return text("NVIDIA H200", out, length); }
-
-int nvmlDeviceGetCudaComputeCapability(device gpu, int *major, int *minor) {
-    *major = gpu->major;
-    *minor = gpu->minor;
-    return gpu->major ? SUCCESS : NOT_SUPPORTED;
-}
-
-int nvmlDeviceGetTotalEnergyConsumption(device gpu, unsigned long long *out) {
-    return users ? counter(gpu, out) : UNINITIALIZED;
-}
-int nvmlDeviceGetPowerUsage(device gpu, unsigned *out) { *out = (unsigned)(1e3 * watts(gpu, now())); return SUCCESS; }
-int nvmlDeviceGetEnforcedPowerLimit(device gpu, unsigned *out) { (void)gpu; *out = 700000; return SUCCESS; }
-int nvmlDeviceGetPowerManagementLimit(device gpu, unsigned *out) { return nvmlDeviceGetEnforcedPowerLimit(gpu, out); }
-int nvmlDeviceGetTemperature(device gpu, unsigned sensor, unsigned *out) {
-    (void)gpu, (void)sensor;
-    *out = 45;
+    *out = NULL;
+    for (struct gpu *gpu = gpus; gpu < gpus + gpu_count; gpu++) {
+        if (!strcmp(gpu->self.uuid, uuid)) *out = &gpu->self;
+        for (int i = 0; i < gpu->instance_count; i++)
+            if (!strcmp(gpu->instances[i].uuid, uuid)) *out = &gpu->instances[i];
+    }
+    if (!*out) return users ? NOT_FOUND : UNINITIALIZED;
+    ENTER(*out);
     return SUCCESS;
 }
-int nvmlDeviceGetComputeMode(device gpu, unsigned *out) { (void)gpu; *out = 0; return SUCCESS; }
-int nvmlDeviceGetMigMode(device gpu, unsigned *current, unsigned *pending) {
-    (void)gpu, (void)current, (void)pending;
-    return NOT_SUPPORTED;
-}
-
-struct utilization { unsigned gpu, memory; };
-int nvmlDeviceGetUtilizationRates(device gpu, struct utilization *out) {
-    (void)gpu;
-    out->gpu = out->memory = 0;
+int nvmlDeviceGetIndex(device device, unsigned *out) {
+    ENTER(device);
+    *out = device->gpu->index;
     return SUCCESS;
 }
-
-struct memory { unsigned long long total, free, used; };
-int nvmlDeviceGetMemoryInfo(device gpu, struct memory *out) {
-    (void)gpu;
-    out->total = out->free = 141ULL << 30;
-    out->used = 0;
+int nvmlDeviceGetUUID(device device, char *out, unsigned length) {
+    ENTER(device);
+    return text(device->uuid, out, length);
+}
+int nvmlDeviceGetName(device device, char *out, unsigned length) {
+    ENTER(device);
+    return text(is_instance(device) ? "NVIDIA H200 MIG 1g.18gb" : "NVIDIA H200", out, length);
+}
+int nvmlDeviceGetCudaComputeCapability(device device, int *major, int *minor) {
+    ENTER(device);
+    *major = device->gpu->major;
+    *minor = device->gpu->minor;
+    return *major ? SUCCESS : NOT_SUPPORTED;
+}
+int nvmlDeviceGetArchitecture(device device, unsigned *out) {
+    static const unsigned by_major[] = {[6] = 4, [7] = 5, [8] = 7, [9] = 9, [10] = 10};
+    const struct gpu *gpu = device->gpu;
+    ENTER(device);
+    if (gpu->major < 6 || gpu->major > 10) return NOT_SUPPORTED;
+    *out = gpu->major == 7 && gpu->minor == 5 ? ARCH_TURING : gpu->major == 8 && gpu->minor == 9 ? ARCH_ADA
+         : by_major[gpu->major];
     return SUCCESS;
 }
 
-static int no_processes(unsigned *processes) { *processes = 0; return SUCCESS; }
-int nvmlDeviceGetComputeRunningProcesses_v3(device gpu, unsigned *n, void *out) {
-    (void)gpu, (void)out;
-    return no_processes(n);
+/* -- MIG ----------------------------------------------------------------------------------------------------------- */
+
+static int can_mig(const struct gpu *gpu) { return gpu->mig || (gpu->major >= 8 && gpu->minor == 0); }
+
+int nvmlDeviceGetMigMode(device device, unsigned *current, unsigned *pending) {
+    ENTER(device);
+    if (is_instance(device) || !can_mig(device->gpu)) return NOT_SUPPORTED;
+    *current = *pending = (unsigned)device->gpu->mig;
+    return SUCCESS;
 }
-int nvmlDeviceGetGraphicsRunningProcesses_v3(device gpu, unsigned *n, void *out) {
-    (void)gpu, (void)out;
-    return no_processes(n);
+int nvmlDeviceGetMaxMigDeviceCount(device device, unsigned *out) {
+    ENTER(device);
+    *out = can_mig(device->gpu) ? MAX_INSTANCES : 0;
+    return SUCCESS;
+}
+int nvmlDeviceGetMigDeviceHandleByIndex(device device, unsigned index, struct device **out) {
+    ENTER(device);
+    if (!device->gpu->mig) return NOT_SUPPORTED;
+    if (index >= (unsigned)device->gpu->instance_count) return NOT_FOUND;
+    *out = &device->gpu->instances[index];
+    return SUCCESS;
+}
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(device instance, struct device **out) {
+    ENTER(instance);
+    if (!is_instance(instance)) return INVALID_ARGUMENT;
+    *out = &instance->gpu->self;
+    return SUCCESS;
+}
+int nvmlDeviceIsMigDeviceHandle(device device, unsigned *out) {
+    ENTER(device);
+    *out = (unsigned)is_instance(device);
+    return SUCCESS;
+}
+
+/* -- energy and power ---------------------------------------------------------------------------------------------- */
+
+int nvmlDeviceGetTotalEnergyConsumption(device device, unsigned long long *out) {
+    double at = now();
+    ENTER(device);
+    if (is_instance(device)) return NOT_SUPPORTED;
+    CHECK(fault_at(&device->gpu->counter, at));
+    *out = (unsigned long long)(1e3 * counted(device->gpu, at));
+    return SUCCESS;
+}
+
+static int power(device device, double seconds, unsigned *out) {
+    struct gpu *gpu = device->gpu;
+    double at = now(), from = at > seconds ? at - seconds : 0;
+    if (is_instance(device)) return NOT_SUPPORTED;
+    CHECK(fault_at(&gpu->readings, at));
+    *out = fault_at(&gpu->garbage, at) ? UINT32_MAX
+         : (unsigned)(1e3 * (seconds > 0 && at > from ? drawn(gpu, from, at) / (at - from) : watts(gpu, at)));
+    return SUCCESS;
+}
+/* The mean of a second from Ampere on, but for GA100; the moment's before. */
+int nvmlDeviceGetPowerUsage(device device, unsigned *out) {
+    const struct gpu *gpu = device->gpu;
+    ENTER(device);
+    int averages = gpu->major > 8 || (gpu->major == 8 && gpu->minor > 0);
+    return power(device, averages ? 1 : 0, out);
 }
 
 struct field {
-    uint32_t id, scope;
+    uint32_t id, scope; /* scope 0: the GPU, and not its memory alone or the module it is on */
     int64_t timestamp, latency_us;
     int32_t type, result;
     union { double d; unsigned ui; unsigned long long ull; } value;
 };
-int nvmlDeviceGetFieldValues(device gpu, int n, struct field *fields) {
+int nvmlDeviceGetFieldValues(device device, int n, struct field *fields) {
+    ENTER(device);
     for (struct field *field = fields; field < fields + n; field++) {
+        int unsupported = field->scope ? NOT_SUPPORTED : SUCCESS;
         field->timestamp = (int64_t)(1e6 * (now() + start));
-        if (field->id == FIELD_ENERGY) {
+        field->type = TYPE_UNSIGNED_INT;
+        if (field->id == POWER_INSTANT) {
+            int fault = fault_at(&device->gpu->instant, now());
+            field->result = unsupported ? unsupported : fault ? fault : power(device, 0, &field->value.ui);
+        } else if (field->id == POWER_AVERAGE)
+            field->result = unsupported ? unsupported : power(device, 1, &field->value.ui);
+        else if (field->id == ENERGY) {
             field->type = TYPE_UNSIGNED_LONG_LONG;
-            field->result = counter(gpu, &field->value.ull);
-        } else if (field->id == FIELD_POWER_INSTANT) {
-            field->type = TYPE_UNSIGNED_INT;
-            field->result = nvmlDeviceGetPowerUsage(gpu, &field->value.ui);
+            field->result = nvmlDeviceGetTotalEnergyConsumption(device, &field->value.ull);
         } else
             field->result = NOT_SUPPORTED;
     }
     return SUCCESS;
 }
+
+/* -- for tests: the truth behind the counters, at times of the scenario -------------------------------------------- */
+
+double standin_watts(unsigned index, double at) { return watts(&gpus[index], at); }
+double standin_joules(unsigned index, double from, double until) { return drawn(&gpus[index], from, until); }
+double standin_counter(unsigned index, double at) { return counted(&gpus[index], at); }

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-SOURCE = Path(__file__).with_name("nvml.c")
+SOURCES = sorted(Path(__file__).parent.glob("*.c"))
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,12 +24,21 @@ class Simulated:
     library: Path
     folder: Path
 
+    @property
+    def scenario(self) -> Path:
+        """The file that the stand-in reads."""
+        return self.folder / "scenario"
+
+    @property
+    def start_s(self) -> float:
+        """When the scenario's time 0 was, on the monotonic clock."""
+        return float(self.scenario.read_text().split()[1])
+
     def environment(self, *lines: str) -> dict[str, str]:
         """For a process whose machine has the GPUs of these scenario lines, from now on."""
-        scenario = self.folder / "scenario"
-        scenario.write_text("\n".join([f"start {time.monotonic()}", *lines, ""]))
+        self.scenario.write_text("\n".join([f"start {time.monotonic()}", *lines, ""]))
         chosen = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-        return chosen | {"LD_LIBRARY_PATH": str(self.library.parent), "NVML_SCENARIO": str(scenario)}
+        return chosen | {"LD_LIBRARY_PATH": str(self.library.parent), "NVML_SCENARIO": str(self.scenario)}
 
     def call(self, function: Callable[[], Any], *lines: str, timeout_s: float = 60, **changes: str) -> Any:
         """What the function returns, as JSON, in a process on that machine; `changes` are to its environment."""
@@ -50,12 +59,11 @@ class Simulated:
 @pytest.fixture(scope="session")
 def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("the NVML stand-in wants a C compiler (cc)")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("the NVML stand-in wants Linux and a C compiler (cc)")
     library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", library, SOURCE], check=True
-    )
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-Wl,-Bsymbolic"]
+    subprocess.run([compiler, *flags, "-o", library, *SOURCES, "-lm", "-pthread"], check=True)
     return library
 
 

@@ -1,54 +1,59 @@
-"""Meters on nodes, with real Ray, real gangs and real CodeCarbon; GPUs are those of the NVML stand-in."""
+"""Meters on nodes, with real Ray and real gangs; GPUs are those of the NVML stand-in, packages of the powercap one."""
 
 import os
 import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
 
+import psutil
 import pytest
 import ray
-from ray.util.placement_group import placement_group
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.connect import join
 from cluster.gang import Gang, WorkerResources
-from energyaware.energy.base import JOULES_PER_KWH
+from energyaware.energy.base import JOULES_PER_KWH, MeterSettings
 from energyaware.energy.windows import GangMeter
-from energyaware.errors import InputError
-from sweep.config import Energy
-from sweep.node_meter import StageWindows, start_meters
+from energyaware.errors import InputError, StageError
+from energyaware.store import Store
+from sweep.node_meter import StageWindows, end, end_lost, forget, start_meters
 
 pytest_plugins = "tests.nvml.plugin"
 
 PUE = 1.2
 STEP_S = 0.1
+QUICK = MeterSettings(country="DEU", pue=PUE, idle_s=0, heartbeat_s=0.5)
 
 
 def no_warm_up():
     pass
 
 
-def gang_of(resources, size=1):
-    group = placement_group([resources.bundle] * size, strategy="PACK")
-    return Gang(group, resources, size, no_warm_up)
+@contextmanager
+def gang_of(resources):
+    group = placement_group([resources.bundle], strategy="PACK")
+    gang = Gang(group, resources, 1, no_warm_up)
+    yield gang
+    gang.dismiss()
+    remove_placement_group(group)
 
 
-def windows(gang, meters, stage):
-    """As a stage's actor makes them for its gang's leader."""
+def begin(gang, meters, stage):
+    """As a stage's actor does for its gang. Returns the windows of its leader."""
     node = gang.node_ids[0]
-    gpus = tuple(gpu for ids in gang.on_node(node, gang.gpu_ids) for gpu in ids)
-    return StageWindows(meters[node], stage, 1, tuple(gang.on_node(node, gang.pids)), gpus)
-
-
-def collect(meters, stage, *, kept=True):
-    (meter,) = meters.values()
-    return ray.get(meter.collect.remote(stage, 1, kept=kept))
+    meter = meters[node].actor
+    about = {"stage_id": stage, "attempt": 1, "started_at": datetime.now(UTC)}
+    ray.get(meter.begin.remote(about, gang.pids, gang.gpus_on_node(node), 1.0))
+    return StageWindows(meter, (stage, 1))
 
 
 def compute(meter, seconds):
-    end = time.monotonic() + seconds
+    end_s = time.monotonic() + seconds
     with meter.window("train", epoch=1):
-        while time.monotonic() < end:
+        while time.monotonic() < end_s:
             sum(range(10_000))
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
@@ -77,62 +82,105 @@ def at_once(*runs):
         return [job.result()[0] for job in jobs]
 
 
+def train_rows(rows):
+    return {row["component"]: row for row in rows if row["window"] == "train"}
+
+
 @pytest.fixture(scope="module")
 def machine():
     with join("local"):
         yield
 
 
-@pytest.fixture(scope="module")
-def meters(machine):
-    meters = start_meters(Energy(country="DEU", pue=PUE))
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def meters(machine, store):
+    meters = start_meters(QUICK, store, run="run", sweep="sweep")
     yield meters
     for meter in meters.values():
-        ray.get(meter.shut.remote())
-        ray.kill(meter)
+        ray.kill(meter.actor)
 
 
 def test_two_stages_on_one_node_share_its_cpu_by_what_they_computed(meters):
-    busy, idle = gang_of(WorkerResources(1, 0, "cpu")), gang_of(WorkerResources(1, 0, "cpu"))
-    at_once(
-        (busy, windows(busy, meters, "busy"), compute, 2.5),
-        (idle, windows(idle, meters, "idle"), wait, 2.5),
-    )
-    rows = {stage: {row["component"]: row for row in collect(meters, stage)} for stage in ("busy", "idle")}
+    with gang_of(WorkerResources(1, 0, "cpu")) as busy, gang_of(WorkerResources(1, 0, "cpu")) as idle:
+        at_once(
+            (busy, begin(busy, meters, "busy"), compute, 2.5),
+            (idle, begin(idle, meters, "idle"), wait, 2.5),
+        )
+        assert list(meters) == busy.node_ids, "one meter a node, by node id"
+    rows = {stage: train_rows(end(meters.values(), (stage, 1))) for stage in ("busy", "idle")}
 
-    assert list(meters) == busy.node_ids, "one meter a node, by node id"
-    for stage, parts in rows.items():
+    for parts in rows.values():
         assert set(parts) == {"cpu", "dram"}
         for row in parts.values():
             assert row["duration_s"] == pytest.approx(2.5, abs=1.5)
             assert row["energy_j"] >= 0
-            assert 200 < row["carbon_g"] / row["energy_j"] * JOULES_PER_KWH / PUE < 600, "Germany's, at the data centre"
-            assert row.items() >= {
-                "stage_id": stage, "attempt": 1, "node": socket.gethostname(), "window": "train", "epoch": 1,
-                "device": None, "reason": None, "kept": True,
-            }.items()  # fmt: skip
+            assert row["node"] == socket.gethostname()
+            assert row["kept"] is True
     assert rows["busy"]["cpu"]["energy_j"] > 5 * rows["idle"]["cpu"]["energy_j"]
-    assert rows["busy"]["dram"]["energy_j"] > 5 * rows["idle"]["dram"]["energy_j"]
-    assert collect(meters, "busy") == [], "collected once"
-    idle.dismiss()
+    carbon = rows["busy"]["cpu"]["carbon_g"] / rows["busy"]["cpu"]["energy_j"] * JOULES_PER_KWH / PUE
+    assert 200 < carbon < 600, "Germany's, at the data centre"
 
-    with pytest.raises(ray.exceptions.RayActorError):
-        at_once((busy, windows(busy, meters, "dead"), die_in_window, 1.3))
-    lost = collect(meters, "dead", kept=False)
-    busy.dismiss()
 
-    assert {row["component"] for row in lost} == {"cpu", "dram"}, "the joules of a worker that died are not lost"
-    assert all(row["energy_j"] > 0 and row["duration_s"] >= 1.3 and row["kept"] is False for row in lost)
+def test_the_joules_of_a_worker_that_died_are_kept_as_lost(meters, store):
+    with gang_of(WorkerResources(1, 0, "cpu")) as gang, pytest.raises(ray.exceptions.RayActorError):
+        at_once((gang, begin(gang, meters, "dead"), die_in_window, 1.3))
+    lost = end_lost(meters.values(), ("dead", 1), store)
+
+    decode = [row for row in lost if row["window"] == "decode"]
+    assert {row["component"] for row in decode} == {"cpu", "dram"}
+    assert all(row["energy_j"] > 0 and row["duration_s"] >= 1.3 and row["kept"] is False for row in decode)
+
+
+def test_the_joules_of_an_attempt_survive_its_meter_and_its_successor_meters_the_next(meters, store):
     (meter,) = meters.values()
-    assert ray.get(meter.now.remote())["open"] == []
-    resting = {row["component"]: row for row in ray.get(meter.collect_idle.remote())}
-    assert resting["cpu"].items() >= {"stage_id": None, "window": "idle", "attempt": None}.items()
-    assert resting["cpu"]["energy_j"] > 0
+    windows = StageWindows(meter.actor, ("a", 1))
+    about = {"stage_id": "a", "attempt": 1, "started_at": datetime.now(UTC)}
+    ray.get(meter.actor.begin.remote(about, [os.getpid()], [], 1.0))
+    token = windows.open("train", 1, None)
+    time.sleep(1.5)
+    ours = psutil.Process().children(recursive=True)
+    (victim,) = [process for process in ours if process.name().startswith("ray::NodeMeter")]
+    victim.kill()
+    victim.wait(30)
+
+    with pytest.raises((StageError, ray.exceptions.RayError)):
+        _until_answered(lambda: windows.close(token, None))
+    with pytest.raises(StageError, match="started anew"):
+        end(meters.values(), ("a", 1))
+    lost = end_lost(meters.values(), ("a", 1), store)
+    saved = {row["component"]: row for row in lost if row["window"] == "train"}
+    assert saved["dram"]["energy_j"] > 0
+    assert 0.3 < saved["dram"]["duration_s"] < 2.5
+
+    ray.get(meter.actor.begin.remote(about | {"attempt": 2}, [os.getpid()], [], 1.0))
+    next_one = StageWindows(meter.actor, ("a", 2))
+    token = next_one.open("train", 1, None)
+    next_one.close(token, None)
+    assert train_rows(end(meters.values(), ("a", 2)))["dram"]["attempt"] == 2
+    forget(meters.values(), ("a", 2))
+
+
+def _until_answered(call, timeout_s=60):
+    """While an actor is being restarted, Ray says that it is unavailable."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            return call()
+        except ray.exceptions.ActorUnavailableError:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.2)
+        except ray.exceptions.RayTaskError as problem:
+            raise problem.cause from None
 
 
 def test_a_country_that_codecarbon_does_not_know_is_an_input_error_of_the_driver(machine):
     with pytest.raises(InputError, match=r"^energy\.country: ") as refused:
-        start_meters(Energy(country="XXX"))
+        start_meters(MeterSettings(country="XXX"), None, run="run", sweep="sweep")
     assert "\n" not in str(refused.value)
 
 
@@ -140,44 +188,44 @@ def two_gangs():
     """Two stages at the same time, each holding a GPU and computing on the CPU."""
     with join("local"):
         found = ray.cluster_resources()["GPU"]
-        meters = start_meters(Energy())
+        meters = start_meters(MeterSettings(components=("gpu",), idle_s=0), None, run="run", sweep="sweep")
         (meter,) = meters.values()
         resources = WorkerResources(cpus=1, gpus=1, device="cpu")
-        gangs = {stage: gang_of(resources) for stage in ("a", "b")}
-        visible = at_once(
-            (gangs["a"], windows(gangs["a"], meters, "a"), wait, 2.0),
-            (gangs["b"], windows(gangs["b"], meters, "b"), wait, 1.0),
-        )
+        with gang_of(resources) as a, gang_of(resources) as b:
+            visible = at_once((a, begin(a, meters, "a"), wait, 2.0), (b, begin(b, meters, "b"), wait, 1.0))
+            ids = {"a": a.gpu_ids, "b": b.gpu_ids}
         for stage, gpu in {"by uuid": "GPU-d", "unknown": "MIG-x", "beyond": "7"}.items():
-            token = ray.get(meter.open.remote(stage, 1, "decode", None, [os.getpid()], [gpu]))
+            about = {"stage_id": stage, "attempt": 1, "started_at": datetime.now(UTC)}
+            ray.get(meter.actor.begin.remote(about, [os.getpid()], [gpu], 1.0))
+            windows = StageWindows(meter.actor, (stage, 1))
+            token = windows.open("train", 1, None)
             time.sleep(0.3)
-            ray.get(meter.close.remote(token))
-        stages = ["a", "b", "by uuid", "unknown", "beyond"]
-        rows = {stage: collect(meters, stage) for stage in stages} | {"idle": ray.get(meter.collect_idle.remote())}
-        for gang in gangs.values():
-            gang.dismiss()
+            windows.close(token, None)
+        rows = {stage: end(meters.values(), (stage, 1)) for stage in ("a", "b", "by uuid", "unknown", "beyond")}
+        nodes = ray.get(meter.actor.finish.remote())["nodes"]
     return {
         "found": found,
-        "ids": {stage: gang.gpu_ids for stage, gang in gangs.items()},
+        "ids": ids,
         "visible": dict(zip("ab", visible, strict=True)),
         "rows": {
             stage: {
-                row["device"]: [row["energy_j"], row["reason"], row["duration_s"], row["measured"]]
+                row["device"]: [row["energy_j"], row["reason"], row["duration_s"]]
                 for row in rows[stage]
-                if row["component"] == "gpu"
+                if row["window"] == "train"
             }
             for stage in rows
         },
+        "nodes": {row["device"]: [row["energy_j"], row["reason"], row["difference"]] for row in nodes},
     }
 
 
-def test_each_stage_gets_the_joules_of_its_own_gpu_and_idle_those_that_nobody_held(gpus):
+def test_each_stage_gets_the_joules_of_its_own_gpu_by_uuid_whatever_ray_calls_it(gpus):
     watts = {"GPU-a": 300.0, "GPU-b": 20.0, "GPU-c": 70.0, "GPU-d": 150.0, "GPU-e": 90.0}
     seen = gpus.call(
         two_gangs,
         f"step {STEP_S}",
         *[f"gpu {uuid} {power}" for uuid, power in watts.items()],
-        "fail 4 3",
+        "fail 4 999",
         CUDA_VISIBLE_DEVICES="2,0",  # NVML's numbers, in another order and not all
     )
     rows, uuids = seen["rows"], list(watts)
@@ -188,21 +236,16 @@ def test_each_stage_gets_the_joules_of_its_own_gpu_and_idle_those_that_nobody_he
     assert seen["visible"] == {stage: ids[0][0] for stage, ids in seen["ids"].items()}, "the worker sees what it holds"
     for stage, uuid in held.items():
         assert list(rows[stage]) == [uuid], "its own GPU and no other"
-        energy_j, reason, duration_s, measured = rows[stage][uuid]
-        assert (reason, measured) == (None, True)
-        assert energy_j == pytest.approx(watts[uuid] * duration_s, abs=watts[uuid] * 3 * STEP_S)
+        energy_j, reason, duration_s = rows[stage][uuid]
+        assert reason is None
+        assert energy_j == pytest.approx(watts[uuid] * duration_s, abs=watts[uuid] * STEP_S)
     assert rows["a"][held["a"]][2] > 1.9
     assert rows["a"][held["a"]][2] > rows["b"][held["b"]][2] + 0.5 > 1.4
 
-    energy_j, _, duration_s, _ = rows["by uuid"]["GPU-d"]
-    assert energy_j == pytest.approx(150 * duration_s, abs=150 * 3 * STEP_S)
-    assert rows["unknown"] == {"MIG-x": [None, "no source reads this GPU", rows["unknown"]["MIG-x"][2], False]}
-    assert rows["beyond"]["7"][:2] == [None, "no source reads this GPU"]
-
-    assert rows["idle"]["GPU-e"][:2] == [None, "NVML: Not Supported"]
-    total_s = {
-        uuid: sum(parts[uuid][0] for parts in rows.values() if uuid in parts) / watts[uuid] for uuid in uuids[:4]
-    }
-    # Windows and idle of each GPU add up to the same time: the meter's whole life.
-    assert max(total_s.values()) - min(total_s.values()) < 0.001 * max(total_s.values())
-    assert total_s["GPU-b"] > 3.9
+    energy_j, _, duration_s = rows["by uuid"]["GPU-d"]
+    assert energy_j == pytest.approx(150 * duration_s, abs=150 * STEP_S)
+    assert rows["unknown"]["MIG-x"][:2] == [None, "MIG is on: a GPU's counter does not tell its instances apart"]
+    assert rows["beyond"]["7"][:2] == [None, "NVML knows no GPU 7"]
+    assert seen["nodes"]["GPU-e"][:2] == [None, "NVML: Unknown Error"]
+    for uuid in uuids[:4]:
+        assert abs(seen["nodes"][uuid][2]) < 0.005

@@ -156,7 +156,7 @@ def test_an_id_is_the_hash_of_canonical_json(plan_of):
     for stage in plan_of("precisions: bf16"):
         settings = json.loads(canonical_json(stage.spec))
         assert stage_id(stage.spec) == stage.stage_id
-        assert settings["protocol"] == 2
+        assert settings["protocol"] == 3
         assert "location" not in settings["model"]
         assert isinstance(stage.spec, FinetuneSpec | InferenceSpec)
 

@@ -1,0 +1,88 @@
+"""Joules of what was killed: ledgers that were left behind become rows of the tables, as lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from energyaware.energy.holder import Key
+from energyaware.energy.ledger_file import read_ledger
+from energyaware.rows import Row
+from energyaware.store import Store
+from sweep.totals import Totals
+
+
+def saved_rows(store: Store, key: Key, node: str) -> list[Row]:
+    """What meters of a node that died had saved of an attempt."""
+    return [row for ledger in _ledgers(store) if ledger["node"] == node for row in _of(ledger, key)]
+
+
+def take_over(store: Store, ledgers: Iterable[Row] | None = None) -> list[Row]:
+    """Write what ledgers hold into the tables, each attempt without a row as interrupted. Returns those attempts' rows.
+
+    It may be interrupted itself at any point, and is then done again: file names are the same, and rows of one window
+    are one to a reader.
+
+    Args:
+        store: the results.
+        ledgers: last words of meters that ended in good order, in place of what their files say.
+    """
+    spoken = {(ledger["run"], ledger["node"]): ledger for ledger in ledgers or ()}
+    files = {path: ledger for path in store.ledgers() if (ledger := _readable(path)) is not None}
+    known = {path: spoken.pop((ledger["run"], ledger["node"]), ledger) for path, ledger in files.items()}
+    everything = [*known.values(), *spoken.values()]
+    attempts = {(about["stage_id"], about["attempt"]): about for ledger in everything for about in ledger["attempts"]}
+    lost = []
+    recorded = store.attempt_keys()
+    for key, about in attempts.items():
+        if key not in recorded:
+            energy = [row for ledger in everything for row in _of(ledger, key)]
+            last = max(ledger["written_at"] for ledger in everything if key in _keys(ledger))
+            lost.append(_record(store, about, energy, last))
+    for number, ledger in enumerate(everything):
+        name = f"{ledger['run']}-{ledger['node']}-{number}"
+        store.write_rows("energy", f"node-{name}", [row for row in ledger["energy"] if row["stage_id"] is None])
+        store.write_rows("nodes", name, ledger["nodes"])
+    for path in known:
+        path.unlink(missing_ok=True)
+    return lost
+
+
+def _record(store: Store, about: Row, energy: list[Row], last: Any) -> Row:
+    name = f"{about['stage_id']}-{about['attempt']}"
+    row = {
+        **about,
+        "state": "interrupted",
+        "reason": f"the run ended without a word; last heartbeat {last:%Y-%m-%d %H:%M:%S} UTC",
+        "finished_at": last,
+        "duration_s": (last - about["started_at"]).total_seconds(),
+        "kept": False,
+        **Totals.of(energy).columns(),
+    }
+    store.write_rows("energy", name, energy)
+    store.write_rows("attempts", name, [row])
+    return row
+
+
+def _ledgers(store: Store) -> Iterator[Row]:
+    for path in store.ledgers():
+        if (ledger := _readable(path)) is not None:
+            yield ledger
+
+
+def _readable(path: Path) -> Row | None:
+    """A file that is no ledger stays where it is: `status` names it."""
+    with suppress(OSError, ValueError, json.JSONDecodeError):
+        return read_ledger(path)
+    return None
+
+
+def _of(ledger: Row, key: Key) -> list[Row]:
+    return [row for row in ledger["energy"] if (row["stage_id"], row["attempt"]) == key]
+
+
+def _keys(ledger: Row) -> set[Key]:
+    return {(about["stage_id"], about["attempt"]) for about in ledger["attempts"]}

@@ -1,0 +1,122 @@
+"""Ledgers that a killed run left become lost attempts and the nodes' own rows; nothing counts twice."""
+
+from datetime import UTC, datetime, timedelta
+
+import pyarrow.parquet as pq
+import pytest
+
+from energyaware.energy.ledger_file import write_ledger
+from energyaware.store import Store
+from sweep.recover import saved_rows, take_over
+
+BEGAN = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
+LAST = BEGAN + timedelta(seconds=90)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+def energy_row(stage, window="train", energy_j=100.0, **columns):
+    return {
+        "run": "r1", "node": "n1", "stage_id": stage, "attempt": stage and 1, "window": window, "epoch": None,
+        "repeat": None, "requests": None, "component": "gpu", "device": "GPU-a", "energy_j": energy_j,
+        "energy_net_j": None, "measured": True, "carbon_g": None, "cost": None, "marks": [], "kept": stage is None,
+        "started_at": BEGAN,
+    } | columns  # fmt: skip
+
+
+def leave(store, *stages, run="r1", node="n1", last=LAST):
+    """A ledger as a meter that was killed leaves it."""
+    content = {
+        "run": run, "sweep": "s", "node": node, "written_at": last, "heartbeat_s": 2.0,
+        "attempts": [
+            {"stage_id": stage, "attempt": 1, "kind": "finetune", "started_at": BEGAN, "workers": 2, "nodes": ["n1"],
+             "settings": "{}"} for stage in stages
+        ],
+        "energy": [
+            *[energy_row(stage, window, run=run, node=node) for stage in stages for window in ("train", "other")],
+            energy_row(None, "idle", 7.0, run=run, node=node),
+        ],
+        "nodes": [
+            {"run": run, "node": node, "component": "gpu", "device": "GPU-a", "source": "nvml", "measured": True,
+             "energy_j": 207.0, "stages_j": 200.0, "idle_j": 7.0, "unattributed_j": 0.0, "difference": 0.0,
+             "reason": None, "duration_s": 90.0, "idle_power_w": 60.0, "idle_reason": None, "idle_context": False,
+             "started_at": BEGAN}
+        ],
+    }  # fmt: skip
+    write_ledger(store.ledger(run, node), content)
+    return content
+
+
+def table(store, name):
+    return [row for path in sorted(store.root.glob(f"{name}/*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_attempts_without_a_row_are_recorded_as_interrupted_with_their_joules_as_lost(store):
+    leave(store, "aaa", "bbb")
+    lost = take_over(store)
+
+    attempts = table(store, "attempts")
+    assert {row["stage_id"] for row in lost} == {"aaa", "bbb"}
+    for row in attempts:
+        assert row.items() >= {
+            "state": "interrupted", "kept": False, "energy_j": 100, "energy_other_j": 100, "energy_kind": "measured",
+            "duration_s": 90.0, "kind": "finetune", "workers": 2,
+            "reason": "the run ended without a word; last heartbeat 2026-05-01 12:01:30 UTC",
+        }.items()  # fmt: skip
+    energy = table(store, "energy")
+    assert len(energy) == 5
+    assert sum(row["energy_j"] for row in energy) == 407
+    assert [row["energy_j"] for row in table(store, "nodes")] == [207]
+    assert store.ledgers() == []
+    assert store.attempts() == {"aaa": 1, "bbb": 1}
+
+
+def test_an_attempt_that_has_a_row_is_not_recorded_again(store):
+    leave(store, "aaa")
+    store.write_rows("attempts", "aaa-1", [{"stage_id": "aaa", "attempt": 1, "state": "finished", "kept": True}])
+
+    assert take_over(store) == []
+    assert [row["state"] for row in table(store, "attempts")] == ["finished"]
+    assert [row["window"] for row in table(store, "energy")] == ["idle"], "its windows were written with its row"
+
+
+def test_an_attempt_over_two_nodes_is_one_row_with_the_joules_of_both(store):
+    leave(store, "aaa")
+    leave(store, "aaa", node="n2", last=LAST + timedelta(seconds=1))
+    (row,) = take_over(store)
+    assert (row["energy_j"], row["duration_s"]) == (200, 91)
+
+
+def test_the_last_words_of_a_meter_count_more_than_its_file(store):
+    content = leave(store, "aaa")
+    spoken = content | {"attempts": [], "energy": [energy_row(None, "idle", 9.0)]}
+
+    assert take_over(store, [spoken]) == []
+    assert [row["energy_j"] for row in table(store, "energy")] == [9]
+    assert store.ledgers() == []
+
+
+def test_last_words_without_a_file_are_written_too(store):
+    spoken = leave(store)
+    store.ledger("r1", "n1").unlink()
+    take_over(store, [spoken])
+    assert [row["window"] for row in table(store, "energy")] == ["idle"]
+
+
+def test_a_file_that_is_no_ledger_is_left_where_it_is(store):
+    leave(store, "aaa")
+    torn = store.ledger("r0", "n1")
+    torn.write_text('{"run": "r0", "node"')
+
+    assert len(take_over(store)) == 1
+    assert store.ledgers() == [torn]
+
+
+def test_what_dead_meters_of_a_node_had_saved_is_found_by_attempt(store):
+    leave(store, "aaa", "bbb")
+    leave(store, "aaa", node="n2")
+    assert {row["window"] for row in saved_rows(store, ("aaa", 1), "n1")} == {"train", "other"}
+    assert saved_rows(store, ("aaa", 2), "n1") == []
