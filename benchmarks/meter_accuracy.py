@@ -6,8 +6,8 @@ GPU drew meanwhile, by the formula of its power. The windows' beginnings, the ph
 window is longer than a multiple of those (a reading that is late by as much at both ends would seem exact) are random,
 from a fixed seed.
 
-    .venv/bin/pip install --target build/peers zeus==0.16.0
-    .venv/bin/python benchmarks/meter_accuracy.py --peers build/peers
+    .venv/bin/pip install --target /tmp/peers zeus==0.16.0
+    .venv/bin/python benchmarks/meter_accuracy.py --peers /tmp/peers
 """
 
 from __future__ import annotations

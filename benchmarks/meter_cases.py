@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import standin  # noqa: F401 - lets the tests' scenarios be found
@@ -43,7 +43,7 @@ class Case:
     seconds: float
     repeats: int
     machine: Callable[[Windows], Scenario]
-    job: Job = Job()
+    job: Job = field(default_factory=Job)
     index: int = 0
     knowable: bool = True
 

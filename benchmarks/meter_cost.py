@@ -72,7 +72,7 @@ def run_at_once(
 def milliseconds(values: list[float]) -> dict[str, float]:
     return {
         "median": statistics.median(values),
-        "p95": statistics.quantiles(values, n=20)[-1] if len(values) > 1 else values[0],
+        "p95": statistics.quantiles(values, n=20, method="inclusive")[-1] if len(values) > 1 else values[0],
         "max": max(values),
     }
 

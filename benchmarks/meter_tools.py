@@ -98,10 +98,15 @@ class Ours:
     def late_figures(self) -> list[tuple[float | None, str | None]]:
         rows = [row for row in self._service.end(self._key, kept=True) if row["window"] == "decode"]
         self._service.finish()
-        return [
-            (row["energy_j"], row["reason"] or ", ".join(mark for mark in row["marks"] if mark != "short") or None)
-            for row in rows
-        ]
+        return [(row["energy_j"], remark(row)) for row in rows]
+
+
+def remark(row: dict[str, Any]) -> str | None:
+    """What a row of the energy table says beside its figure, or instead of it."""
+    if row["reason"] is None:
+        return ", ".join(mark for mark in row["marks"] if mark != "short") or None
+    sampled_j = row.get("power_integral_j")
+    return row["reason"] + ("" if sampled_j is None else f" (power_integral_j: {sampled_j:.0f})")
 
 
 class CodeCarbon:
@@ -191,7 +196,7 @@ def measure(tool: Tool, begin_s: float, end_s: float) -> Figure:
     raised: Exception | None = None
     try:
         tool.begin()
-    except Exception as problem:  # noqa: BLE001 - a peer's behaviour is what is looked at
+    except Exception as problem:
         raised = problem
     began_s = time.monotonic()
     if began_s >= end_s:
@@ -201,7 +206,7 @@ def measure(tool: Tool, begin_s: float, end_s: float) -> Figure:
     if raised is None:
         try:
             energy_j = tool.end()
-        except Exception as problem:  # noqa: BLE001
+        except Exception as problem:
             raised = problem
     after_s = time.monotonic()
     says = describe(raised) if raised else None
@@ -216,7 +221,7 @@ def run(name: str, job: Job, windows: list[tuple[float, float]]) -> list[Figure]
     remarks = Remarks()
     try:
         tool = TOOLS[name][1](job)
-    except Exception as problem:  # noqa: BLE001
+    except Exception as problem:
         return [Figure(begin_s, end_s, 0.0, 0.0, None, describe(problem)) for begin_s, end_s in windows]
     figures = []
     for begin_s, end_s in windows:

@@ -110,9 +110,12 @@ class CodeCarbonSource:
 
 def _start() -> tuple[Any, Any]:
     """A running tracker, and what keeps the totals that it reports at each flush."""
-    from codecarbon import OfflineEmissionsTracker
-    from codecarbon.external.logger import set_logger_level
-    from codecarbon.output_methods.base_output import BaseOutput
+    try:
+        from codecarbon import OfflineEmissionsTracker
+        from codecarbon.external.logger import set_logger_level
+        from codecarbon.output_methods.base_output import BaseOutput
+    except ImportError as problem:
+        raise MeterError(f"CodeCarbon cannot be loaded: {problem}") from None
 
     class Totals(BaseOutput):  # type: ignore[misc]
         latest: Any = None
