@@ -73,7 +73,7 @@ def test_the_examples_of_the_sweep_files_page_are_what_they_say(tmp_path):
 @pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_the_readmes_commands_run_in_a_fresh_environment(tmp_path):
-    """Installs the light base into a new environment: all but run and resume work there, without ray and torch."""
+    """Installs the light base into a new environment: all but run, resume, meters work there, without ray and torch."""
     clone = tmp_path / "clone"
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -105,7 +105,7 @@ def test_the_readmes_commands_run_in_a_fresh_environment(tmp_path):
 
     with_run = Path(sys.executable).parent
     for command in COMMANDS:
-        needs_run = shlex.split(command)[1] in {"run", "resume"}
+        needs_run = shlex.split(command)[1] in {"run", "resume", "meters"}
         path = f"{with_run if needs_run else fresh / 'bin'}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path}
         done = subprocess.run(
