@@ -33,12 +33,20 @@ class StageWindows:
 
     def open(self, name: WindowName, epoch: int | None, repeat: int | None) -> int:
         """Open a window and return its token."""
-        token: int = ray.get(self.meter.open.remote(self.key, name, epoch, repeat))
+        token: int = _answer(self.meter.open.remote(self.key, name, epoch, repeat))
         return token
 
     def close(self, token: int, requests: int | None) -> None:
         """Close it."""
-        ray.get(self.meter.close.remote(token, requests))
+        _answer(self.meter.close.remote(token, requests))
+
+
+def _answer(asked: Any) -> Any:
+    """What the meter says; a stage cannot go on without one."""
+    try:
+        return ray.get(asked)
+    except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError) as problem:
+        raise StageError(f"the node's meter died: {type(problem).__name__}") from None
 
 
 @dataclass(frozen=True)

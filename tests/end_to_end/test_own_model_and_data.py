@@ -280,9 +280,14 @@ def test_a_killed_process_costs_its_stage_and_no_other(home, victim):
     name = victim.removeprefix("ray::")
     results = home / "results" / name
     sweep = SWEEP.replace("[fp32, fp16]", "[fp32, bf16]").replace("[none, magnitude-2:4]", "none")
-    (home / f"{name}.yaml").write_text(sweep.replace("steps: 6", "steps: 300"))
+    sweep = sweep.replace("steps: 6", "steps: 300").replace("idle_s: 0.2", "idle_s: 0.2, heartbeat_s: 0.5")
+    (home / f"{name}.yaml").write_text(sweep)
     with subprocess.Popen([COMMAND, "run", f"{name}.yaml"], cwd=home, stderr=subprocess.PIPE, text=True) as process:
-        kill_one(process, victim, time.monotonic() + 120)
+        deadline_s = time.monotonic() + 120
+        while not any('"train"' in path.read_text() for path in results.glob("ledger/*.json")):
+            assert time.monotonic() < deadline_s, "no stage trains"
+            time.sleep(0.05)
+        kill_one(process, victim, deadline_s)
         _, errors = process.communicate(timeout=250)
     assert process.returncode == 1, errors
     states = sorted(row["state"] for row in rows(results, "attempts"))
