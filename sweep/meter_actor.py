@@ -15,6 +15,9 @@ from energyaware.rows import Row
 MAX_RESTARTS: Final = 10
 """Of one node's meter in one run."""
 
+WHILE_RESTARTING: Final = 3
+"""Times that a call which means the same to the next meter is asked again of it, where the one asked is gone."""
+
 
 @ray.remote(num_cpus=0, max_restarts=MAX_RESTARTS, max_concurrency=8)
 class NodeMeter:
@@ -33,6 +36,7 @@ class NodeMeter:
         """Find the sources and read idle power. Apart, for Ray hides what a constructor raises."""
         self._service = NodeService(self._post, self._settings)
 
+    @ray.method(max_task_retries=WHILE_RESTARTING)
     def begin(self, about: Row, pids: Sequence[int], gpus: Sequence[str], cores: float) -> None:
         """As the service's."""
         self._service.begin(about, pids, gpus, cores)
@@ -45,6 +49,7 @@ class NodeMeter:
         """As the service's."""
         self._service.close(token, requests)
 
+    @ray.method(max_task_retries=WHILE_RESTARTING)
     def end(self, key: Key, *, kept: bool) -> list[Row]:
         """As the service's."""
         return self._service.end(key, kept=kept)
