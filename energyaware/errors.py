@@ -3,8 +3,12 @@
 EnergyawareError
 ├── InputError         the user's file, data or arguments: one line, exit code 2, before anything starts
 ├── MeterError         joules cannot be read on this machine, and why
+├── StorageError       the results cannot be written or read, for longer than can be waited for
+│   └── Fenced         another launcher took the results over: nothing more may be written
 └── StageError         a stage ended without a result; `state` is what its attempt is recorded as
     ├── Diverged       loss became NaN or infinite
+    ├── OutOfMemory    a worker asked for more memory than there is
+    ├── Interrupted    the run is being stopped; what can be kept is in a checkpoint
     └── AuditError     a setting did not do what its name says (unquantised layers, lost mask)
 """
 
@@ -45,6 +49,14 @@ class MeterError(EnergyawareError):
     """Joules cannot be read on this machine, and why."""
 
 
+class StorageError(EnergyawareError):
+    """The results cannot be written or read: disk full, storage away. Nothing in them is torn."""
+
+
+class Fenced(StorageError):
+    """Another launcher took the results over: nothing more may be written to them."""
+
+
 class StageError(EnergyawareError):
     """A stage ended without a result."""
 
@@ -55,6 +67,18 @@ class Diverged(StageError):
     """The loss became NaN or infinite: there is no model to measure."""
 
     state: ClassVar[str] = "diverged"
+
+
+class OutOfMemory(StageError):
+    """A worker asked for more memory than its machine or its GPU has."""
+
+    state: ClassVar[str] = "oom"
+
+
+class Interrupted(StageError):
+    """The run is being stopped: the stage ended before its end, with what can be kept of it in a checkpoint."""
+
+    state: ClassVar[str] = "interrupted"
 
 
 class AuditError(StageError):

@@ -7,7 +7,7 @@ did not exist yet. Missing is null, never 0. Joules are what was metered at the 
 
 from typing import Any, Final, Literal, NamedTuple
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 Row = dict[str, Any]
 
@@ -44,12 +44,16 @@ _CONFIGURATION = (
 )
 
 _TOTALS = (
-    Column("energy_j", "float", "joules of the attempt's windows but `other`, on all nodes; null if a part is unknown"),
+    Column(
+        "energy_j",
+        "float",
+        "joules of its windows but `other` and `checkpoint`, on all nodes; null if a part is unknown",
+    ),
     Column(
         "energy_other_j",
         "float",
-        "joules between its windows, such as of loading and imports: they depend on what was warm, and are compared "
-        "with nothing",
+        "joules of checkpoints and between windows, such as of loading and imports: they depend on what was warm, and "
+        "are compared with nothing",
     ),
     Column("energy_kind", "text", "measured, estimated, or mixed: a sum of both; null without windows"),
     Column("energy_measured_j", "float", "the part of energy_j that hardware measured"),
@@ -109,6 +113,7 @@ STAGES = (
     Column("prompt_tokens", "int", "prompt tokens processed in the prefill window, padding left out"),
     Column("new_tokens", "int", "tokens generated in the decode window"),
     *_TOTALS,
+    Column("carried_attempts", "int", "earlier attempts whose training this one went on from; their joules are in"),
     Column("energy_j_per_request", "float", "joules of prefill and decode per ticket; null for fine-tuning"),
     Column("energy_net_j_per_request", "float", "the same beyond idle power; null where that is unknown"),
     Column("carbon_g_per_kwh", "float", "emission factor used, PUE applied"),
@@ -120,6 +125,7 @@ STAGES = (
     Column("started_at", "time", "start of the finishing attempt"),
     Column("finished_at", "time", "when the stage was committed"),
     Column("workers", "int", "worker processes of the gang"),
+    Column("micro_batch_size", "int", "examples per worker and forward pass in training; null for inference"),
     Column("nodes", "texts", "nodes of the gang"),
     Column("device", "text", "cpu or cuda"),
     Column("device_name", "text", "kind of processor or GPU the workers computed on"),
@@ -131,14 +137,22 @@ ATTEMPTS = (
     Column("stage_id", "text", "stage"),
     Column("attempt", "int", "number of the attempt, from 1"),
     Column("kind", "text", "finetune or inference"),
-    Column("state", "text", "finished, failed, diverged or interrupted"),
+    Column("state", "text", "finished, failed, diverged, oom or interrupted"),
     Column("reason", "text", "one line; null when finished"),
     Column("traceback", "text", "of the worker that failed first; null when finished"),
     Column("started_at", "time", "start"),
     Column("finished_at", "time", "end"),
     Column("duration_s", "float", "wall time"),
     *_TOTALS,
-    Column("kept", "flag", "whether its work became the stage's result; false means its joules are lost"),
+    Column("kept", "flag", "whether it finished its stage; the joules of one that did not are lost, but those carried"),
+    Column("from_step", "int", "optimizer steps of earlier attempts that it went on from; 0 or null: from the start"),
+    Column("checkpoint_step", "int", "optimizer steps in its last committed checkpoint; null without one"),
+    Column(
+        "energy_carried_j",
+        "float",
+        "joules of its windows that the attempt which finished the stage went on from; null where none were carried",
+    ),
+    Column("micro_batch_size", "int", "examples per worker and forward pass in training; null for inference"),
     Column("workers", "int", "worker processes of the gang"),
     Column("nodes", "texts", "nodes of the gang"),
     Column("settings", "text", "settings of the stage, as canonical JSON"),
@@ -153,8 +167,8 @@ EPOCHS = (
     Column("loss", "float", "mean training loss per target token, in nats"),
     Column("validation_loss", "float", "mean loss per target token on the validation split, in nats"),
     Column("tokens", "int", "tokens trained on, padding left out"),
-    Column("energy_j", "float", "joules of the epoch's train window, over all nodes; null if unknown"),
-    Column("duration_s", "float", "wall time of the epoch's train window"),
+    Column("energy_j", "float", "joules of the epoch's train windows, over all nodes and attempts; null if unknown"),
+    Column("duration_s", "float", "wall time of the epoch's train windows"),
     Column("measured", "flag", "true only if every joule comes from hardware"),
     Column("kept", "flag", "whether the attempt became the stage's result"),
 )
@@ -178,10 +192,12 @@ ENERGY = (
     Column(
         "window",
         "text",
-        "prune, calibrate, train, evaluate, prefill or decode; other: the rest of an attempt, such as loading; "
+        "prune, calibrate, train, evaluate, checkpoint, prefill or decode; other: the rest of an attempt, such as "
+        "loading; "
         "idle: what nobody held; unattributed: CPU and DRAM for processes of no stage",
     ),
-    Column("epoch", "int", "epoch of a train window, else null"),
+    Column("epoch", "int", "epoch of a train or evaluate window, else null"),
+    Column("from_step", "int", "optimizer steps taken before it, in a train or evaluate window; else null"),
     Column("repeat", "int", "which measurement of the same work, from 1; null where it is done once"),
     Column("requests", "int", "requests of the whole gang handled in the window; null where it handles none"),
     Column("component", "text", "cpu, dram or gpu"),
@@ -192,7 +208,7 @@ ENERGY = (
     Column("power_w", "float", "mean power: energy_j / duration_s"),
     Column("source", "text", "where the figure comes from: nvml energy counter, rapl, codecarbon cpu_load, …"),
     Column("measured", "flag", "true: hardware; false: an estimate by a model"),
-    Column("kept", "flag", "whether the attempt became the stage's result"),
+    Column("kept", "flag", "whether it is part of the stage's result: of the attempt that finished it, or carried"),
     Column("reason", "text", "why energy_j is null, else null"),
     Column(
         "marks",

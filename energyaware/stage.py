@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from energyaware.checkpoints import Keeping
 from energyaware.errors import StageError
 from energyaware.precision import Hardware
 from energyaware.rows import Row
@@ -33,16 +34,37 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
+class Carried:
+    """Training of an earlier attempt that is part of the result: from one number of optimizer steps to another."""
+
+    attempt: int
+    from_step: int
+    to_step: int
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What a stage found out, without its joules: columns of its row, and rows of its epochs and quality."""
+    """What a stage found out, without its joules.
+
+    Attributes:
+        columns: of its row.
+        epochs: rows of the epochs table, those of earlier attempts too.
+        quality: rows of the quality table.
+        carried: earlier attempts whose training it went on from, in order.
+    """
 
     columns: Row
     epochs: list[Row] = field(default_factory=list)
     quality: list[Row] = field(default_factory=list)
+    carried: tuple[Carried, ...] = ()
 
 
-def run_stage(stage_id: str, spec: StageSpec, place: Place, meter: Meter, store: Store) -> Outcome:
+def run_stage(
+    stage_id: str, spec: StageSpec, place: Place, meter: Meter, store: Store, keeping: Keeping | None = None
+) -> Outcome:
     """Run one stage as one rank of a gang whose process group is up.
+
+    A fine-tuning goes on from its last committed checkpoint, if there is one.
 
     The artifact, if the stage makes one, is in the store when this returns; rows are the caller's.
 
@@ -51,6 +73,8 @@ def run_stage(stage_id: str, spec: StageSpec, place: Place, meter: Meter, store:
     """
     import torch
     from transformers.utils import logging
+
+    keeping = keeping or Keeping()
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -64,7 +88,7 @@ def run_stage(stage_id: str, spec: StageSpec, place: Place, meter: Meter, store:
         from energyaware.inference import infer
 
         outcome = infer(stage_id, spec, place, meter, store)
-    return Outcome(outcome.columns | _environment(place), outcome.epochs, outcome.quality)
+    return replace(outcome, columns=outcome.columns | _environment(place))
 
 
 def _check_hardware(spec: StageSpec, place: Place) -> None:

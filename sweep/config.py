@@ -185,6 +185,31 @@ class Energy(Part):
         return MeterSettings(**self.model_dump())
 
 
+class Checkpoints(Part):
+    """When a fine-tuning leaves a checkpoint that an interrupted one goes on from, and how many are kept."""
+
+    every_steps: Count | None = None
+    """Optimizer steps between two checkpoints."""
+    every_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes between two. Default, without either: as often as costs about 2 % of the time, 10 s to 10 min apart."""
+    keep: Count = 2
+    """How many of a stage's checkpoints are kept. All are removed when the stage is finished."""
+    max_gb: Annotated[float, Field(gt=0)] | None = None
+    """No more of a stage's older checkpoints are kept than fit into this; the last one always is."""
+
+
+class Failures(Part):
+    """What happens to a stage that fails.
+
+    One that lost its node is always tried again; one that ran out of memory only with half the micro-batch.
+    """
+
+    retries: Annotated[int, Field(ge=0)] = 1
+    """How often a stage is tried again after an error of code or data, or a worker that died."""
+    backoff_s: Annotated[float, Field(ge=0)] = 5.0
+    """Seconds before it is tried again, doubled each time up to 5 minutes."""
+
+
 class RankingChoice(Part):
     """What `energyaware rank` uses unless told otherwise."""
 
@@ -223,6 +248,8 @@ class Sweep(Part):
     """One trial per configuration and seed."""
     resources: Resources = Resources()
     energy: Energy = Energy()
+    checkpoints: Checkpoints = Checkpoints()
+    failures: Failures = Failures()
     ranking: RankingChoice = RankingChoice()
     results: str = ""
     """Results folder, relative to where the command is run. Default: results/<name>."""

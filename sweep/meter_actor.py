@@ -36,20 +36,20 @@ class NodeMeter:
         """Find the sources and read idle power. Apart, for Ray hides what a constructor raises."""
         self._service = NodeService(self._post, self._settings)
 
-    @ray.method(max_task_retries=WHILE_RESTARTING)
+    @ray.method(max_task_retries=WHILE_RESTARTING)  # type: ignore[untyped-decorator]
     def begin(self, about: Row, pids: Sequence[int], gpus: Sequence[str], cores: float) -> None:
         """As the service's."""
         self._service.begin(about, pids, gpus, cores)
 
-    def open(self, key: Key, name: WindowName, epoch: int | None, repeat: int | None) -> int:
+    def open(self, key: Key, name: WindowName, epoch: int | None, repeat: int | None, from_step: int | None) -> int:
         """As the service's."""
-        return self._service.open(key, name, epoch, repeat)
+        return self._service.open(key, name, epoch, repeat, from_step)
 
     def close(self, token: int, requests: int | None) -> None:
         """As the service's."""
         self._service.close(token, requests)
 
-    @ray.method(max_task_retries=WHILE_RESTARTING)
+    @ray.method(max_task_retries=WHILE_RESTARTING)  # type: ignore[untyped-decorator]
     def end(self, key: Key, *, kept: bool) -> list[Row]:
         """As the service's."""
         return self._service.end(key, kept=kept)

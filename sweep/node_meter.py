@@ -31,9 +31,9 @@ class StageWindows:
     meter: Any
     key: Key
 
-    def open(self, name: WindowName, epoch: int | None, repeat: int | None) -> int:
+    def open(self, name: WindowName, epoch: int | None, repeat: int | None, from_step: int | None = None) -> int:
         """Open a window and return its token."""
-        token: int = _answer(self.meter.open.remote(self.key, name, epoch, repeat))
+        token: int = _answer(self.meter.open.remote(self.key, name, epoch, repeat, from_step))
         return token
 
     def close(self, token: int, requests: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from energyaware.energy.window import OTHER
+from energyaware.energy.window import AROUND
 from energyaware.rows import Row
 
 
@@ -31,10 +31,10 @@ class Totals:
         """Of these rows; all unknown without any."""
         if not energy:
             return cls(None, None, None, None, None, None, None, None, ())
-        windows = [row for row in energy if row["window"] != OTHER]
+        windows = [row for row in energy if row["window"] not in AROUND]
         return cls(
             known_sum(row["energy_j"] for row in windows),
-            known_sum(row["energy_j"] for row in energy if row["window"] == OTHER),
+            known_sum(row["energy_j"] for row in energy if row["window"] in AROUND),
             _kind(energy),
             known_sum(row["energy_j"] for row in windows if row["measured"]),
             known_sum(row["energy_j"] for row in windows if not row["measured"]),

@@ -7,7 +7,7 @@ from typing import Final, Literal, Protocol
 
 Component = Literal["cpu", "dram", "gpu"]
 
-WindowName = Literal["prune", "calibrate", "train", "evaluate", "prefill", "decode"]
+WindowName = Literal["prune", "calibrate", "train", "evaluate", "checkpoint", "prefill", "decode"]
 """What stage code opens windows for. A ledger adds `other`, `idle` and `unattributed`."""
 
 JOULES_PER_KWH: Final = 3.6e6
@@ -32,7 +32,11 @@ class Meter(Protocol):
     """What stage code sees: `with meter.window("train", epoch=3): …` on every rank of the gang."""
 
     def window(
-        self, name: WindowName, epoch: int | None = None, repeat: int | None = None
+        self,
+        name: WindowName,
+        epoch: int | None = None,
+        repeat: int | None = None,
+        from_step: int | None = None,
     ) -> AbstractContextManager[Work]:
         """Measure what happens inside the block, on all nodes of the gang, between two barriers over its ranks.
 
@@ -40,6 +44,7 @@ class Meter(Protocol):
             name: what the block does.
             epoch: of training, from 1.
             repeat: which measurement of the same work, from 1.
+            from_step: optimizer steps taken before the block.
         """
 
 
@@ -47,7 +52,13 @@ class NullMeter:
     """Measures nothing: the same code path for work whose energy nobody asks for."""
 
     @contextmanager
-    def window(self, name: WindowName, epoch: int | None = None, repeat: int | None = None) -> Iterator[Work]:
+    def window(
+        self,
+        name: WindowName,
+        epoch: int | None = None,
+        repeat: int | None = None,
+        from_step: int | None = None,
+    ) -> Iterator[Work]:
         """Run the block."""
         yield Work()
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from energyaware.energy.accounts import Account, ExclusiveTrack, Part, Segment, SharedTrack
-from energyaware.energy.base import Channel, GpuState, Reading, Source, WindowName
+from energyaware.energy.base import Channel, GpuState, Reading, Source
 from energyaware.energy.baseline import Baseline
 from energyaware.energy.carbon import Factors
 from energyaware.energy.holder import Holder, Key, Shares, Times
@@ -86,7 +86,7 @@ class Ledger:
         self._holders[holder.key] = holder
         self._gpus_move(holder, now_s)
 
-    def open(self, key: Key, name: WindowName, epoch: int | None, repeat: int | None, now_s: float) -> int:
+    def open(self, key: Key, window: Window, now_s: float) -> int:
         """Open a window of an attempt. Returns its token.
 
         Raises:
@@ -96,11 +96,11 @@ class Ledger:
         if holder is None:
             raise StageError("the node's meter does not know this attempt: it was started anew")
         if holder.token:
-            raise StageError(f"window {name} opened inside window {holder.current.name}")
+            raise StageError(f"window {window.name} opened inside window {holder.current.name}")
         self._boundary(now_s)
         self._tokens += 1
         holder.token = self._tokens
-        holder.windows.append(Window(name, *key, epoch, repeat))
+        holder.windows.append(window)
         self._gpus_move(holder, now_s)
         return self._tokens
 

@@ -24,6 +24,7 @@ from energyaware.energy.ledger import Ledger
 from energyaware.energy.ledger_file import set_aside, write_ledger
 from energyaware.energy.process_tree import ProcessTimes
 from energyaware.energy.sources import NodeSources, find_sources
+from energyaware.energy.window import Window
 from energyaware.errors import InputError
 from energyaware.rows import Row
 
@@ -95,10 +96,12 @@ class NodeService:
             self._ledger.begin(about, pids, uuids, cores, time.monotonic())
         self._wake.set()
 
-    def open(self, key: Key, name: WindowName, epoch: int | None, repeat: int | None) -> int:
+    def open(
+        self, key: Key, name: WindowName, epoch: int | None, repeat: int | None, from_step: int | None = None
+    ) -> int:
         """Open a window of an attempt. Returns its token."""
         with self._lock:
-            token = self._ledger.open(key, name, epoch, repeat, time.monotonic())
+            token = self._ledger.open(key, Window(name, *key, epoch, repeat, from_step), time.monotonic())
             self._ledger.see(self._states(self._ledger.held(key)))
         self._wake.set()
         return token

@@ -13,6 +13,11 @@ from energyaware.energy.carbon import Factors
 from energyaware.rows import Row
 
 OTHER: Final = "other"
+CHECKPOINT: Final = "checkpoint"
+
+AROUND: Final = frozenset({OTHER, CHECKPOINT})
+"""What surrounds an attempt's work: in `energy_other_j`, and in no comparison."""
+
 IDLE: Final = "idle"
 UNATTRIBUTED: Final = "unattributed"
 
@@ -71,6 +76,7 @@ class Window:
     attempt: int | None = None
     epoch: int | None = None
     repeat: int | None = None
+    from_step: int | None = None
     requests: int | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     duration_s: float = 0.0
@@ -95,6 +101,7 @@ class Window:
                 "window": self.name,
                 "epoch": self.epoch,
                 "repeat": self.repeat,
+                "from_step": self.from_step,
                 "requests": self.requests,
                 "duration_s": self.duration_s,
                 "kept": kept,

@@ -10,7 +10,7 @@ from energyaware.energy.base import WindowName, Work
 class NodeWindows(Protocol):
     """The meter of this worker's node."""
 
-    def open(self, name: WindowName, epoch: int | None, repeat: int | None) -> int:
+    def open(self, name: WindowName, epoch: int | None, repeat: int | None, from_step: int | None) -> int:
         """Open a window and return its token."""
 
     def close(self, token: int, requests: int | None) -> None:
@@ -28,11 +28,17 @@ class GangMeter:
         self._node = node
 
     @contextmanager
-    def window(self, name: WindowName, epoch: int | None = None, repeat: int | None = None) -> Iterator[Work]:
+    def window(
+        self,
+        name: WindowName,
+        epoch: int | None = None,
+        repeat: int | None = None,
+        from_step: int | None = None,
+    ) -> Iterator[Work]:
         """Measure the block on all nodes of the gang; every rank must enter it."""
         work = Work()
         synchronise()  # what came before must not run into the window
-        token = self._node.open(name, epoch, repeat) if self._node else None
+        token = self._node.open(name, epoch, repeat, from_step) if self._node else None
         synchronise()  # nobody starts before every node's window is open
         try:
             yield work

@@ -12,6 +12,7 @@ from energyaware.energy.base import JOULES_PER_KWH, Channel, GpuState, Reading
 from energyaware.energy.baseline import Baseline
 from energyaware.energy.carbon import Factors
 from energyaware.energy.ledger import Ledger
+from energyaware.energy.window import Window
 from energyaware.errors import StageError
 
 CPU = Channel("cpu", None, "scripted", measured=True)
@@ -78,7 +79,7 @@ class Node:
         self.ledger.begin({"stage_id": stage, "attempt": attempt}, pids, gpus, cores, self.now_s)
 
     def open(self, stage="a", name="train", epoch=1, attempt=1):
-        return self.ledger.open((stage, attempt), name, epoch, None, self.now_s)
+        return self.ledger.open((stage, attempt), Window(name, stage, attempt, epoch), self.now_s)
 
     def close(self, token, requests=None):
         self.ledger.close(token, requests, self.now_s)

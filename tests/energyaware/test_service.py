@@ -15,6 +15,7 @@ import pytest
 from energyaware.energy.base import MeterSettings
 from energyaware.energy.ledger_file import read_ledger
 from energyaware.energy.service import NodeService, Post
+from energyaware.rows import SCHEMA_VERSION
 from tests.nvml.clock import start_s
 from tests.nvml.scenario import Constant, Gpu, Ramp, Scenario, Sine, Square
 from tests.powercap import Powercap, drawn_j, intel
@@ -257,7 +258,7 @@ def test_a_ledger_is_one_json_object_that_is_replaced_whole(tmp_path):
     write_ledger(path, content | {"energy": [{"started_at": moment, "energy_j": 1.25}]})
 
     assert read_ledger(path) == content | {
-        "schema_version": 3, "energy": [{"started_at": moment, "energy_j": 1.25}]
+        "schema_version": SCHEMA_VERSION, "energy": [{"started_at": moment, "energy_j": 1.25}]
     }  # fmt: skip
     assert [file.name for file in path.parent.iterdir()] == ["run-node.json"]
     for foreign in ("[]", '{"run": 1}', json.dumps({"schema_version": 99} | {n: [] for n in content})):

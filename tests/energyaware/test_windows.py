@@ -22,8 +22,8 @@ class Recorder:
     events: list[tuple[str, object]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
 
-    def open(self, name: WindowName, epoch: int | None, repeat: int | None) -> int:
-        self.note("open", (name, epoch, repeat))
+    def open(self, name: WindowName, epoch: int | None, repeat: int | None, from_step: int | None) -> int:
+        self.note("open", (name, epoch, repeat, from_step))
         return len(self.events)
 
     def close(self, token: int, requests: int | None) -> None:
@@ -37,15 +37,15 @@ class Recorder:
 def test_a_window_opens_before_the_block_and_closes_after_it():
     node = Recorder()
     meter = GangMeter(node)
-    with meter.window("train", epoch=3):
+    with meter.window("train", epoch=3, from_step=40):
         node.note("work")
     with meter.window("decode", repeat=2) as window:
         node.note("work")
         window.requests = 32
 
     assert node.events == [
-        ("open", ("train", 3, None)), ("work", None), ("close", (1, None)),
-        ("open", ("decode", None, 2)), ("work", None), ("close", (4, 32)),
+        ("open", ("train", 3, None, 40)), ("work", None), ("close", (1, None)),
+        ("open", ("decode", None, 2, None)), ("work", None), ("close", (4, 32)),
     ]  # fmt: skip
 
 

@@ -148,7 +148,7 @@ def test_the_joules_of_an_attempt_survive_its_meter_and_its_successor_meters_the
     victim.kill()
     victim.wait(30)
 
-    with pytest.raises(StageError, match="meter died|started anew"):
+    with pytest.raises(StageError, match=r"meter died|started anew"):
         windows.close(token, None)
     with pytest.raises(StageError, match="started anew"):
         end(meters.values(), ("a", 1))
