@@ -83,7 +83,7 @@ def ray_actor(seconds: float, windows: int) -> dict[str, Any]:
     from cluster.connect import join
     from energyaware.energy.base import MeterSettings
     from energyaware.store import Store
-    from sweep.node_meter import StageWindows, start_meters
+    from sweep.node_meter import NodeMeters, StageWindows
 
     @ray.remote(num_cpus=0)
     class Bare:
@@ -93,7 +93,9 @@ def ray_actor(seconds: float, windows: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cost-") as folder, join("local"), gang() as pids:
         store = Store(folder)
         store.create()
-        (meter,) = start_meters(MeterSettings(), store, run="cost", sweep="cost").values()
+        meters = NodeMeters(MeterSettings(), store, run="cost", sweep="cost")
+        meters.start()
+        (meter,) = meters.all()
         bare = Bare.remote()
         ray.get(bare.here.remote())
         actors = {process.cmdline()[0].partition(":")[2].strip(":"): process for process in ray_processes()}
@@ -133,26 +135,30 @@ def ray_processes() -> list[psutil.Process]:
     return found
 
 
-def ledger_cost(path: Path) -> dict[str, Any]:
+def ledger_cost(place: Any) -> dict[str, Any]:
     """Size of a ledger, and how long writing it takes."""
-    from energyaware.energy.ledger_file import read_ledger, write_ledger
+    from energyaware.energy.ledger_file import LedgerPlace, read_ledger, write_ledger
 
-    content, took_ms = read_ledger(path), []
+    again = LedgerPlace(place.files, "again.json")
+    content, took_ms = read_ledger(place), []
     for _ in range(20):
         before_s = time.perf_counter()
-        write_ledger(path.with_name("again.json"), content)
+        write_ledger(again, content)
         took_ms.append(1e3 * (time.perf_counter() - before_s))
-    return {"kib": path.stat().st_size / 1024, "write_ms": took_ms}
+    return {"kib": len(place.files.read(place.name)) / 1024, "write_ms": took_ms}
 
 
 @contextmanager
 def service() -> Iterator[Any]:
     """The product's meter in this process."""
     from energyaware.energy.base import MeterSettings
+    from energyaware.energy.ledger_file import LedgerPlace
     from energyaware.energy.service import NodeService, Post
+    from energyaware.files_local import LocalFiles
 
     with tempfile.TemporaryDirectory(prefix="cost-") as folder, gang() as pids:
-        meter = NodeService(Post("node", "cost", "cost", Path(folder) / "ledger.json"), MeterSettings())
+        ledger = LedgerPlace(LocalFiles(Path(folder)), "ledger.json")
+        meter = NodeService(Post("node", "cost", "cost", ledger), MeterSettings())
         meter.begin(about(), pids, [str(index) for index in range(GPUS)], os.cpu_count() or 1)
         yield meter
         meter.finish()

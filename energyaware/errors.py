@@ -6,6 +6,7 @@ EnergyawareError
 ├── StorageError       the results cannot be written or read, for longer than can be waited for
 │   └── Fenced         another launcher took the results over: nothing more may be written
 └── StageError         a stage ended without a result; `state` is what its attempt is recorded as
+    ├── MeterLost      the meter of a node died meanwhile
     ├── Diverged       loss became NaN or infinite
     ├── OutOfMemory    a worker asked for more memory than there is
     ├── Interrupted    the run is being stopped; what can be kept is in a checkpoint
@@ -61,6 +62,15 @@ class StageError(EnergyawareError):
     """A stage ended without a result."""
 
     state: ClassVar[str] = "failed"
+
+    may_pass: ClassVar[bool] = False
+    """Whether another attempt may not meet it."""
+
+
+class MeterLost(StageError):
+    """The meter of a node died while it metered the stage: the attempt's joules are not known."""
+
+    may_pass: ClassVar[bool] = True
 
 
 class Diverged(StageError):

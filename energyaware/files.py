@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Protocol
+from pathlib import Path, PurePosixPath
+from typing import Final, Protocol
+
+from energyaware.errors import StorageError
+from energyaware.patience import Patience
+
+INCOMING: Final = ".incoming"
+"""Folder of unfinished writes below a root, hidden from every listing."""
 
 
 class Files(Protocol):
@@ -31,20 +37,55 @@ class Files(Protocol):
             FileNotFoundError: there is none.
         """
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file, in place of what is there."""
+    def write(self, name: str, content: bytes, *, point: str | None = None) -> None:
+        """Write a file, in place of what is there. `point` (see `energyaware.points`) is just before it can be seen."""
 
-    def create(self, name: str, content: bytes) -> bool:
+    def create(self, name: str, content: bytes, *, point: str | None = None) -> bool:
         """Write a file that is not there yet. False, and nothing written, if it is: of two who try, one wins."""
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing if there is none."""
 
     def remove_folder(self, folder: str) -> None:
-        """Remove all files below a folder; nothing if there is none."""
+        """Remove all files below a folder, hidden ones too; nothing if there is none."""
 
     def put(self, source: Path, folder: str) -> None:
         """Copy the files of a local folder, with those below it, to a folder here."""
 
     def get(self, folder: str, target: Path) -> None:
-        """Copy all files below a folder to a local one."""
+        """Copy all files below a folder, hidden ones too, to a local one."""
+
+    def with_patience(self, patience: Patience) -> Files:
+        """The same files, for one who waits longer or less long."""
+
+
+def open_files(root: str | Path) -> Files:
+    """The files under a folder, or under a URL of object storage.
+
+    Raises:
+        InputError: the URL is of a storage that cannot be used, or what reads it is not installed.
+    """
+    if "://" not in str(root) or str(root).startswith("file://"):
+        from energyaware.files_local import LocalFiles
+
+        return LocalFiles(Path(str(root).removeprefix("file://")).expanduser().resolve())
+    from energyaware.files_object import open_object_files
+
+    return open_object_files(str(root))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether any part of a name starts with `.` or `_`."""
+    return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
+
+
+def path_below(folder: Path, name: str) -> Path:
+    """Where a file of that name lies below a local folder.
+
+    Raises:
+        StorageError: the name, which may come from a bucket that others write to, leads out of it.
+    """
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise StorageError(f"{name}: is no name of a file of ours")
+    return folder / relative

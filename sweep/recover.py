@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from energyaware.energy.holder import Key
-from energyaware.energy.ledger_file import read_ledger
+from energyaware.energy.ledger_file import LedgerPlace, read_ledger
+from energyaware.points import reached
 from energyaware.rows import Row
 from energyaware.store import Store
 from sweep.totals import Totals
@@ -17,7 +15,8 @@ from sweep.totals import Totals
 
 def saved_rows(store: Store, key: Key, node: str) -> list[Row]:
     """What meters of a node that died had saved of an attempt."""
-    return [row for ledger in _ledgers(store) if ledger["node"] == node for row in _of(ledger, key)]
+    saved = _distinct(ledger for place in store.ledgers() if (ledger := _readable(place)) is not None)
+    return [row for ledger in saved if ledger["node"] == node for row in _of(ledger, key)]
 
 
 def take_over(store: Store, ledgers: Iterable[Row] | None = None) -> list[Row]:
@@ -31,9 +30,10 @@ def take_over(store: Store, ledgers: Iterable[Row] | None = None) -> list[Row]:
         ledgers: last words of meters that ended in good order, in place of what their files say.
     """
     spoken = {(ledger["run"], ledger["node"]): ledger for ledger in ledgers or ()}
-    files = {path: ledger for path in store.ledgers() if (ledger := _readable(path)) is not None}
-    known = {path: spoken.pop((ledger["run"], ledger["node"]), ledger) for path, ledger in files.items()}
-    everything = [*known.values(), *spoken.values()]
+    left = {place: ledger for place in store.ledgers() if (ledger := _readable(place)) is not None}
+    superseded = {store.ledger(run, node) for run, node in spoken}  # not those that earlier meters of the node left
+    written = [ledger for place, ledger in left.items() if place not in superseded]
+    everything = _distinct([*written, *spoken.values()])
     attempts = {(about["stage_id"], about["attempt"]): about for ledger in everything for about in ledger["attempts"]}
     lost = []
     recorded = store.attempt_keys()
@@ -42,12 +42,13 @@ def take_over(store: Store, ledgers: Iterable[Row] | None = None) -> list[Row]:
             energy = [row for ledger in everything for row in _of(ledger, key)]
             last = max(ledger["written_at"] for ledger in everything if key in _keys(ledger))
             lost.append(_record(store, about, energy, last))
-    for number, ledger in enumerate(everything):
-        name = f"{ledger['run']}-{ledger['node']}-{number}"
+    for ledger in everything:
+        name = f"{ledger['run']}-{ledger['node']}-{ledger['written_at']:%Y%m%dT%H%M%S%f}"
         store.write_rows("energy", f"node-{name}", [row for row in ledger["energy"] if row["stage_id"] is None])
         store.write_rows("nodes", name, ledger["nodes"])
-    for path in known:
-        path.unlink(missing_ok=True)
+    reached("taken-over")
+    for place in left:
+        place.remove()
     return lost
 
 
@@ -67,17 +68,17 @@ def _record(store: Store, about: Row, energy: list[Row], last: Any) -> Row:
     return row
 
 
-def _ledgers(store: Store) -> Iterator[Row]:
-    for path in store.ledgers():
-        if (ledger := _readable(path)) is not None:
-            yield ledger
-
-
-def _readable(path: Path) -> Row | None:
+def _readable(place: LedgerPlace) -> Row | None:
     """A file that is no ledger stays where it is: `status` names it."""
-    with suppress(OSError, ValueError, json.JSONDecodeError):
-        return read_ledger(path)
-    return None
+    try:
+        return read_ledger(place)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _distinct(ledgers: Iterable[Row]) -> list[Row]:
+    """Each ledger once: one that was being set aside lies under two names."""
+    return list({(ledger["run"], ledger["node"], ledger["written_at"]): ledger for ledger in ledgers}.values())
 
 
 def _of(ledger: Row, key: Key) -> list[Row]:

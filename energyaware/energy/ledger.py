@@ -25,7 +25,7 @@ from energyaware.energy.carbon import Factors
 from energyaware.energy.holder import Holder, Key, Shares, Times
 from energyaware.energy.node_rows import node_row
 from energyaware.energy.window import IDLE, OTHER, UNATTRIBUTED, Window
-from energyaware.errors import StageError
+from energyaware.errors import MeterLost, StageError
 from energyaware.rows import Row
 
 
@@ -90,11 +90,12 @@ class Ledger:
         """Open a window of an attempt. Returns its token.
 
         Raises:
-            StageError: the attempt did not begin here, or has a window open.
+            MeterLost: the attempt did not begin here.
+            StageError: it has a window open.
         """
         holder = self._holders.get(key)
         if holder is None:
-            raise StageError("the node's meter does not know this attempt: it was started anew")
+            raise MeterLost("the node's meter does not know this attempt: it was started anew")
         if holder.token:
             raise StageError(f"window {window.name} opened inside window {holder.current.name}")
         self._boundary(now_s)
@@ -108,11 +109,11 @@ class Ledger:
         """Close a window.
 
         Raises:
-            StageError: no such window is open.
+            MeterLost: no such window is open.
         """
         key = self.key_of(token)
         if key is None:
-            raise StageError("the node's meter does not know this window: it was started anew")
+            raise MeterLost("the node's meter does not know this window: it was started anew")
         self._boundary(now_s)
         holder = self._holders[key]
         holder.current.requests = requests

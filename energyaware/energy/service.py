@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from energyaware.energy.base import GpuState, MeterSettings, WindowName
@@ -21,11 +20,11 @@ from energyaware.energy.baseline import Baseline, read_baseline
 from energyaware.energy.carbon import factors
 from energyaware.energy.holder import Key
 from energyaware.energy.ledger import Ledger
-from energyaware.energy.ledger_file import set_aside, write_ledger
+from energyaware.energy.ledger_file import LedgerPlace, set_aside, write_ledger
 from energyaware.energy.process_tree import ProcessTimes
 from energyaware.energy.sources import NodeSources, find_sources
-from energyaware.energy.window import Window
-from energyaware.errors import InputError
+from energyaware.energy.window import CHECKPOINT, Window
+from energyaware.errors import InputError, StorageError
 from energyaware.rows import Row
 
 POLL_S: Final = 0.01
@@ -43,14 +42,14 @@ class Post:
         node: name of the machine, as it stands in the rows.
         run: name of the run of the sweep.
         sweep: name of the sweep.
-        ledger: file that the ledger is written to; None where it is not kept.
+        ledger: where the ledger is written; None where it is not kept.
         compute_on_gpus: whether stages compute on the GPUs they hold: idle power is then read with CUDA contexts.
     """
 
     node: str
     run: str
     sweep: str
-    ledger: Path | None
+    ledger: LedgerPlace | None
     compute_on_gpus: bool = False
 
 
@@ -68,7 +67,7 @@ class NodeService:
         _refuse_missing(self._sources, post.node)
         self._times = ProcessTimes()
         baseline = self._baseline()
-        self._lock, self._settling = threading.Lock(), threading.Lock()
+        self._lock, self._settling, self._saving = threading.Lock(), threading.Lock(), threading.Lock()
         self._ledger = Ledger(
             {"run": post.run, "node": post.node},
             self._sources.sources,
@@ -99,11 +98,17 @@ class NodeService:
     def open(
         self, key: Key, name: WindowName, epoch: int | None, repeat: int | None, from_step: int | None = None
     ) -> int:
-        """Open a window of an attempt. Returns its token."""
+        """Open a window of an attempt. Returns its token.
+
+        Before that of a checkpoint all joules up to it are saved: an attempt that goes on from it goes on with them.
+        """
         with self._lock:
             token = self._ledger.open(key, Window(name, *key, epoch, repeat, from_step), time.monotonic())
             self._ledger.see(self._states(self._ledger.held(key)))
         self._wake.set()
+        if name == CHECKPOINT:
+            self._settle()
+            self._save_once()
         return token
 
     def close(self, token: int, requests: int | None) -> None:
@@ -189,12 +194,18 @@ class NodeService:
             self._ledger.slow_readings(readings, time.monotonic())
 
     def _save(self) -> None:
-        while self._post.ledger is not None and not self._stop.wait(self._settings.heartbeat_s):
+        while not self._stop.wait(self._settings.heartbeat_s):
+            self._save_once()
+
+    def _save_once(self) -> None:
+        if self._post.ledger is None:
+            return
+        with self._saving:
             try:
                 write_ledger(self._post.ledger, self._content())
                 self._trouble = None
-            except OSError as problem:  # storage may come back; until then joules are only in this process
-                self._trouble = f"the ledger of {self._post.node} cannot be written: {problem.strerror}"
+            except StorageError as problem:  # it may come back; until then joules are only in this process
+                self._trouble = f"the ledger of {self._post.node} cannot be written: {problem}"
 
     def _content(self) -> Row:
         with self._lock:

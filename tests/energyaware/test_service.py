@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from energyaware.energy.base import MeterSettings
-from energyaware.energy.ledger_file import read_ledger
+from energyaware.energy.ledger_file import LedgerPlace, read_ledger
 from energyaware.energy.service import NodeService, Post
+from energyaware.files_local import LocalFiles
 from energyaware.rows import SCHEMA_VERSION
 from tests.nvml.clock import start_s
 from tests.nvml.scenario import Constant, Gpu, Ramp, Scenario, Sine, Square
@@ -40,8 +41,12 @@ def about(stage):
     return {"stage_id": stage, "attempt": 1, "kind": "inference", "started_at": datetime.now(UTC)}
 
 
+def place(path):
+    return LedgerPlace(LocalFiles(path.parents[1]), f"{path.parent.name}/{path.name}")
+
+
 def meter(settings=ALONE, ledger=None):
-    return NodeService(Post("node", "run", "sweep", ledger), settings)
+    return NodeService(Post("node", "run", "sweep", ledger and place(ledger)), settings)
 
 
 def rows_of(service, stage, *, kept=True):
@@ -202,7 +207,7 @@ def test_a_meter_that_is_killed_loses_one_heartbeat_at_most_and_its_successor_ke
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
 
-    left = read_ledger(ledger)
+    left = read_ledger(place(ledger))
     train = [row for row in left["energy"] if row["window"] == "train"]
     assert [row["kept"] for row in train] == [False]
     late_s = lasted_s - train[0]["duration_s"]
@@ -214,7 +219,7 @@ def test_a_meter_that_is_killed_loses_one_heartbeat_at_most_and_its_successor_ke
     assert seen["refused"] == "the node's meter does not know this attempt: it was started anew"
     assert seen["idle_power_w"] == pytest.approx(300, rel=0.05), "read by the first, who had the node to itself"
     (aside,) = ledger.parent.glob("run-node-*.json")
-    assert read_ledger(aside) == left
+    assert read_ledger(place(aside)) == left
 
 
 def successor():
@@ -254,14 +259,14 @@ def test_a_ledger_is_one_json_object_that_is_replaced_whole(tmp_path):
     path = tmp_path / "ledger" / "run-node.json"
     moment = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     content = {"run": "run", "node": "node", "written_at": moment, "attempts": [], "energy": [], "nodes": []}
-    write_ledger(path, content)
-    write_ledger(path, content | {"energy": [{"started_at": moment, "energy_j": 1.25}]})
+    write_ledger(place(path), content)
+    write_ledger(place(path), content | {"energy": [{"started_at": moment, "energy_j": 1.25}]})
 
-    assert read_ledger(path) == content | {
+    assert read_ledger(place(path)) == content | {
         "schema_version": SCHEMA_VERSION, "energy": [{"started_at": moment, "energy_j": 1.25}]
     }  # fmt: skip
     assert [file.name for file in path.parent.iterdir()] == ["run-node.json"]
     for foreign in ("[]", '{"run": 1}', json.dumps({"schema_version": 99} | {n: [] for n in content})):
         path.write_text(foreign)
         with pytest.raises(ValueError, match=r"not a ledger|newer than"):
-            read_ledger(path)
+            read_ledger(place(path))

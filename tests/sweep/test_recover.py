@@ -2,10 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from energyaware.energy.ledger_file import write_ledger
+from energyaware.energy.ledger_file import read_ledger, set_aside, write_ledger
 from energyaware.store import Store
 from sweep.recover import saved_rows, take_over
 
@@ -13,9 +14,12 @@ BEGAN = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 LAST = BEGAN + timedelta(seconds=90)
 
 
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path)
+pytest_plugins = "tests.s3"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request, tmp_path):
+    return Store(tmp_path if request.param == "folder" else request.getfixturevalue("bucket") + "/results")
 
 
 def energy_row(stage, window="train", energy_j=100.0, **columns):
@@ -51,7 +55,8 @@ def leave(store, *stages, run="r1", node="n1", last=LAST):
 
 
 def table(store, name):
-    return [row for path in sorted(store.root.glob(f"{name}/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    contents = (store.files.read(file) for file in store.files.names(name))
+    return [row for content in contents for row in pq.read_table(pa.BufferReader(content)).to_pylist()]
 
 
 def test_attempts_without_a_row_are_recorded_as_interrupted_with_their_joules_as_lost(store):
@@ -101,7 +106,7 @@ def test_the_last_words_of_a_meter_count_more_than_its_file(store):
 
 def test_last_words_without_a_file_are_written_too(store):
     spoken = leave(store)
-    store.ledger("r1", "n1").unlink()
+    store.ledger("r1", "n1").remove()
     take_over(store, [spoken])
     assert [row["window"] for row in table(store, "energy")] == ["idle"]
 
@@ -109,7 +114,7 @@ def test_last_words_without_a_file_are_written_too(store):
 def test_a_file_that_is_no_ledger_is_left_where_it_is(store):
     leave(store, "aaa")
     torn = store.ledger("r0", "n1")
-    torn.write_text('{"run": "r0", "node"')
+    store.files.write(torn.name, b'{"run": "r0", "node"')
 
     assert len(take_over(store)) == 1
     assert store.ledgers() == [torn]
@@ -120,3 +125,42 @@ def test_what_dead_meters_of_a_node_had_saved_is_found_by_attempt(store):
     leave(store, "aaa", node="n2")
     assert {row["window"] for row in saved_rows(store, ("aaa", 1), "n1")} == {"train", "other"}
     assert saved_rows(store, ("aaa", 2), "n1") == []
+
+
+def test_ledgers_of_one_node_that_were_set_aside_are_all_written_whenever_the_taking_over_is_killed(store):
+    for minute in range(3):
+        leave(store, last=LAST + timedelta(minutes=minute))
+        set_aside(store.ledger("r1", "n1"))
+    assert len(store.ledgers()) == 3
+    take_over(store)
+    assert len(table(store, "nodes")) == 3
+
+    leave(store, last=LAST + timedelta(minutes=2))  # as if killed when the others were removed
+    take_over(store)
+    assert len(table(store, "nodes")) == 3
+    assert len(table(store, "energy")) == 3
+    assert store.ledgers() == []
+
+
+def test_last_words_are_not_those_of_the_meters_before(store):
+    leave(store, last=LAST - timedelta(minutes=1))
+    set_aside(store.ledger("r1", "n1"))
+    content = leave(store)
+    take_over(store, [content | {"energy": [energy_row(None, "idle", 9.0, started_at=LAST)]}])
+    assert sorted(row["energy_j"] for row in table(store, "energy")) == [7, 9]
+
+
+def test_a_ledger_that_is_being_set_aside_counts_once(store):
+    content = leave(store, "aaa")
+    place = store.ledger("r1", "n1")
+    store.files.create("ledger/r1-n1-1.json", store.files.read(place.name))  # as if killed before the old name went
+    assert len(saved_rows(store, ("aaa", 1), "n1")) == 2
+
+    assert set_aside(place)["energy"] == read_ledger(store.ledgers()[0])["energy"] == content["energy"]
+    assert [ledger.name for ledger in store.ledgers()] == ["ledger/r1-n1-1.json"]
+    assert set_aside(place) is None
+
+    store.files.create(place.name, store.files.read("ledger/r1-n1-1.json"))
+    (row,) = take_over(store)
+    assert row["energy_j"] == 100
+    assert store.ledgers() == []
