@@ -27,8 +27,8 @@ _SHARED: Final = ["model", "model_revision", "finetune_method", "finetune_precis
 """Columns that name a configuration together with its tasks, pruning and settings."""
 
 
-def candidates(results: Results, energy: Energy = "gross") -> pl.LazyFrame:
-    """One row per finished inference stage that is asked for.
+def candidates(results: Results, energy: Energy = "gross", *, asked_only: bool = True) -> pl.LazyFrame:
+    """One row per finished inference stage; `asked_only`: of those that the plan asks for.
 
     Columns, beside those of the stages table:
         rho: mean over its tasks of the mean of the task's metrics, in [0, 1].
@@ -44,7 +44,7 @@ def candidates(results: Results, energy: Energy = "gross") -> pl.LazyFrame:
         reason: why it cannot be ranked (a quality or an energy that is missing or impossible), else null.
     """
     stages = _metered(results, energy)
-    if results.has_plan:
+    if results.has_plan and asked_only:
         stages = stages.join(results.plan, on="stage_id", how="semi")
     return stages.join(graded(stages, results.quality), on="stage_id", how="left").with_columns(
         reason=_all_reasons("quality_fault", _unless_any("tasks", "it names no task"), *_energy_faults(energy))

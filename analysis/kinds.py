@@ -7,10 +7,10 @@ import polars as pl
 MEASURED, ESTIMATED, MIXED, UNKNOWN = "measured", "estimated", "mixed", "unknown"
 
 SERVING: Final = ["prefill", "decode"]
-"""Windows of an inference that go into its joules per request. Of a fine-tuning all windows but `other` count."""
+"""Windows of an inference that go into its joules per request. Of a fine-tuning all windows but those around count."""
 
-OTHER: Final = "other"
-"""The time of an attempt around its windows, such as loading: its joules are spent, and compared with nothing."""
+AROUND: Final = ["other", "checkpoint"]
+"""What surrounds an attempt's work, such as loading and writing checkpoints: spent, and compared with nothing."""
 
 
 def kind_of(measured: str) -> pl.Expr:
@@ -57,6 +57,28 @@ def with_kind(totals: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
+def of_results(energy: pl.LazyFrame, stages: pl.LazyFrame) -> pl.LazyFrame:
+    """Rows of energy that are part of a finished stage's joules: of the attempt that finished it, and carried ones.
+
+    Carried are those rows of the `carried_attempts` last earlier attempts that are kept; kept ones before these belong
+    to a result that has been replaced.
+
+    Returns:
+        Columns of the energy table, `stage_kind`, and `carried`: whether another attempt than the finishing one spent
+        it.
+    """
+    finishing = stages.select("stage_id", "carried_attempts", finishing="attempt", stage_kind="kind")
+    carried = pl.col("attempt") < pl.col("finishing")
+    latest_first = pl.col("attempt").rank("dense", descending=True).over("stage_id", "carried")
+    return (
+        energy.join(finishing, on="stage_id")
+        .with_columns(carried=carried)
+        .filter((pl.col("attempt") == pl.col("finishing")) | (pl.col("carried") & pl.col("kept")))
+        .filter(~pl.col("carried") | (latest_first <= pl.col("carried_attempts")))
+        .drop("finishing", "carried_attempts")
+    )
+
+
 def metered(stages: pl.LazyFrame, energy: pl.LazyFrame) -> pl.LazyFrame:
     """What the joules of finished stages that a ranking counts are made of.
 
@@ -65,9 +87,10 @@ def metered(stages: pl.LazyFrame, energy: pl.LazyFrame) -> pl.LazyFrame:
         where the energy table does not have them; `made_of`, such as "cpu estimated + gpu measured", null likewise.
     """
     component = pl.format("{} {}", "component", pl.when("measured").then(pl.lit(MEASURED)).otherwise(pl.lit(ESTIMATED)))
+    of_finetuning = (pl.col("stage_kind") == "finetune") & ~pl.col("window").is_in(AROUND)
     windows = (
-        energy.join(stages.select("stage_id", "attempt", stage_kind="kind"), on=["stage_id", "attempt"], how="inner")
-        .filter(pl.col("window").is_in(SERVING) | ((pl.col("stage_kind") == "finetune") & (pl.col("window") != OTHER)))
+        of_results(energy, stages)
+        .filter(pl.col("window").is_in(SERVING) | of_finetuning)
         .with_columns(pl.col("measured").fill_null(value=False))
         .group_by("stage_id")
         .agg(made_of=component.unique().sort().str.join(" + "), windows_kind=kind_of("measured"))

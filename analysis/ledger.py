@@ -13,8 +13,9 @@ from typing import Final
 
 import polars as pl
 
-from analysis.kinds import OTHER, kind_of
+from analysis.kinds import AROUND, kind_of
 from analysis.schema import schema, times
+from analysis.tables import files_of
 from energyaware.rows import SCHEMA_VERSION, Row
 
 _ALIVE_S: Final = 10.0
@@ -54,7 +55,7 @@ def read_ledgers(folder: Path, problems: list[str]) -> Ledgers | None:
     """All readable ledgers of a results folder; adds the others to `problems`. None where there is no ledger."""
     now = datetime.now(UTC)
     read = []
-    for file in sorted((folder / "ledger").glob("[!._]*")):
+    for file in files_of(folder, "ledger", problems):
         try:
             read.append(_read(file, now))
         except FileNotFoundError:  # taken over since the folder was listed: its rows are in the tables
@@ -170,18 +171,19 @@ def _spent(energy: pl.LazyFrame, tried: pl.LazyFrame) -> pl.LazyFrame:
         pl.col("energy_j", "energy_net_j", "carbon_g", "cost").fill_nan(None),
         measured=pl.col("measured").fill_null(value=False),
     )
-    other = pl.col("window") == OTHER
+    around = pl.col("window").is_in(AROUND)
     sums = windows.group_by(_ATTEMPT).agg(
-        *(_known_sum(name, ~other).alias(name) for name in ("energy_j", "energy_net_j", "carbon_g", "cost")),
+        *(_known_sum(name, ~around).alias(name) for name in ("energy_j", "energy_net_j", "carbon_g", "cost")),
         pl.col("measured").all(),
-        energy_other_j=_known_sum("energy_j", other),
-        energy_measured_j=_known_sum("energy_j", ~other & pl.col("measured")),
-        energy_estimated_j=_known_sum("energy_j", ~other & ~pl.col("measured")),
+        energy_other_j=_known_sum("energy_j", around),
+        energy_measured_j=_known_sum("energy_j", ~around & pl.col("measured")),
+        energy_estimated_j=_known_sum("energy_j", ~around & ~pl.col("measured")),
         energy_kind=kind_of("measured"),
         metered=pl.col("node").unique(),
     )
     marks = (
-        windows.explode("marks")
+        windows.filter(~around)
+        .explode("marks")
         .drop_nulls("marks")
         .group_by(_ATTEMPT)
         .agg(marks=pl.format("{}: {}", "window", "marks").unique().sort())

@@ -31,6 +31,7 @@ def query(
     phi: Phi = "minmax",
     *,
     allow_mixed: bool = False,
+    asked_only: bool = True,
 ) -> pl.DataFrame:
     """Run one SELECT over the tables plan, stages, attempts, epochs, quality, energy, nodes and ranking.
 
@@ -41,6 +42,7 @@ def query(
         requests: likewise.
         phi: likewise.
         allow_mixed: likewise.
+        asked_only: likewise; the other tables hold all rows of the folder.
 
     Raises:
         InputError: the statement is not a single SELECT, would read other files, or does not run.
@@ -49,7 +51,7 @@ def query(
     _check(sql)
     tables = results.tables()
     if re.search(r"\branking\b", sql, re.IGNORECASE):
-        tables["ranking"] = ranking(results, weight, requests, phi, allow_mixed=allow_mixed)
+        tables["ranking"] = ranking(results, weight, requests, phi, allow_mixed=allow_mixed, asked_only=asked_only)
     try:
         return pl.SQLContext(tables, eager=False).execute(sql).collect()
     except pl.exceptions.ColumnNotFoundError as error:

@@ -53,16 +53,19 @@ def ranking(
     *,
     energy: Energy = "gross",
     allow_mixed: bool = False,
+    asked_only: bool = True,
 ) -> pl.LazyFrame:
     """Configurations by score, best first; equal scores share a rank.
 
     Args:
-        results: a loaded results folder; with a plan, only what the plan asks for is compared.
+        results: a loaded results folder.
         weight: w, how much energy counts against quality, from 0 to 1.
         requests: how many requests the energy of fine-tuning is spread over, at least 1.
         phi: which energy efficiency goes into the score. Both are columns.
         energy: `gross`, or `net` of what the machines draw when idle; carbon and cost are those of the same joules.
         allow_mixed: whether to compare energies of different kinds. Column `mixed_energy` then says that they differ.
+        asked_only: whether only what the plan asks for is compared; else all that is finished is, such as values that
+            were dropped from the sweep file.
 
     Returns:
         A frame with `COLUMNS`. `energy_j_per_request` is E, `made_of` the components of its inference part, and
@@ -78,7 +81,7 @@ def ranking(
         return pl.col(f"inference_{part}") + pl.col(f"finetune_{part}") / requests
 
     rows = (
-        candidates(results, energy)
+        candidates(results, energy, asked_only=asked_only)
         .filter(pl.col("reason").is_null())
         .pipe(_per_configuration)
         .pipe(_with_energy_of_dense_parent, dense_parents(results, energy))
@@ -101,15 +104,17 @@ def ranking(
     )
 
 
-def left_out(results: Results, energy: Energy = "gross") -> pl.LazyFrame:
-    """Stages that are asked for and not ranked: infeasible, failed, running, pending, incomplete, …, and why.
+def left_out(results: Results, energy: Energy = "gross", *, asked_only: bool = True) -> pl.LazyFrame:
+    """Stages that would be compared and are not ranked: infeasible, failed, running, pending, incomplete, …, and why.
 
     One row per configuration and seed. `incomplete` is a finished stage that lacks a quality or an energy, or whose
     energy cannot be believed: it is never filled in.
     """
     unfinished = states(results).filter(pl.col("kind") == "inference", pl.col("state") != "finished")
     incomplete = (
-        candidates(results, energy).filter(pl.col("reason").is_not_null()).with_columns(state=pl.lit("incomplete"))
+        candidates(results, energy, asked_only=asked_only)
+        .filter(pl.col("reason").is_not_null())
+        .with_columns(state=pl.lit("incomplete"))
     )
     columns = ["model", "precision", "finetune_precision", "pruning", "pruning_applied", "seed", "state", "reason"]
     columns += ["stage_id"]

@@ -14,6 +14,7 @@ from analysis.comparable import differing
 from analysis.kinds import ESTIMATED, MIXED
 from analysis.load import Results
 from analysis.ranking import Phi, left_out, ranking
+from analysis.versions import differences, in_words
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -81,13 +82,19 @@ def answer(
     *,
     energy: Energy = "gross",
     allow_mixed: bool = False,
+    asked_only: bool = True,
 ) -> Answer:
     """Rank, and collect who is left out and what to be careful about. As `analysis.ranking.ranking`, refusals too."""
-    ranked = ranking(results, weight, requests, phi, energy=energy, allow_mixed=allow_mixed)
-    rows, others, unplanned = pl.collect_all([ranked, left_out(results, energy), _unplanned(results)])
+    ranked = ranking(results, weight, requests, phi, energy=energy, allow_mixed=allow_mixed, asked_only=asked_only)
+    rows, others, unplanned = pl.collect_all(
+        [ranked, left_out(results, energy, asked_only=asked_only), _unplanned(results)]
+    )
     notes = [*_notes(rows, phi, energy), *results.problems]
+    if versions := in_words(differences(results, asked_only=asked_only)):
+        notes.append(f"versions differ: {versions}")
     if results.has_plan and unplanned.height:
-        notes.append(f"finished stages that are not in the plan and not compared: {unplanned.height}")
+        what = "not compared; --all ranks them too" if asked_only else "compared all the same"
+        notes.append(f"finished stages that are not in the plan: {unplanned.height}, {what}")
     return Answer(weight, requests, phi, energy, rows, others, notes)
 
 

@@ -1,6 +1,6 @@
 """What became of every stage that is asked for.
 
-States of a stage: finished, the state of its latest attempt (running, failed, diverged, interrupted, …), `blocked`
+States of a stage: finished, the state of its latest attempt (running, failed, diverged, oom, interrupted, …), `blocked`
 when a stage it starts from failed, `infeasible`, or `pending` when it has not run yet.
 """
 
@@ -12,6 +12,9 @@ from analysis.load import Results
 
 LEFT: Final = ["pending", "interrupted"]
 """States from which the next run goes on by itself."""
+
+ON_ITS_WAY: Final = ["running", "interrupted"]
+"""States of an attempt after which the stage goes on from its last checkpoint."""
 
 NO_FAILURE: Final = ["finished", "running", *LEFT]
 
@@ -31,7 +34,7 @@ def states(results: Results) -> pl.LazyFrame:
     alone = (
         _asked(results)
         .join(results.stages.select("stage_id", committed=pl.lit(True)), on="stage_id", how="left")
-        .join(_latest_attempts(results), on="stage_id", how="left")
+        .join(latest_attempts(results), on="stage_id", how="left")
         .with_columns(state=_own_state(), reason=_own_reason())
     )
     return (
@@ -69,7 +72,8 @@ def _setting(path: str) -> pl.Expr:
     return pl.col("settings").str.json_path_match(f"$.{path}")
 
 
-def _latest_attempts(results: Results) -> pl.LazyFrame:
+def latest_attempts(results: Results) -> pl.LazyFrame:
+    """Number, state and reason of the latest attempt at each stage."""
     return (
         results.attempts.sort("attempt", nulls_last=False)
         .unique("stage_id", keep="last", maintain_order=True)
@@ -144,5 +148,7 @@ def _what_happened() -> pl.Expr:
         .then(pl.format("was interrupted: {}", reason))
         .when(state == "infeasible")
         .then(pl.format("is infeasible: {}", reason))
+        .when(state == "oom")
+        .then(pl.format("ran out of memory: {}", reason))
         .otherwise(pl.format("{}: {}", state, reason))
     )

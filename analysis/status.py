@@ -9,17 +9,17 @@ import polars as pl
 from analysis.kinds import MIXED
 from analysis.load import Results
 from analysis.nodes import Node, add_up
+from analysis.running import Running, checkpoint_step, running
 from analysis.show import number, plain, to_json
+from analysis.spent import carried, finished_before, spent
 from analysis.states import LEFT, NO_FAILURE, states
+from analysis.versions import differences, in_words
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-STATES: Final = ["finished", "running", "failed", "diverged", "interrupted", "blocked", "infeasible", "pending"]
-
-_AROUND_SINCE: Final = 3
-"""Schema version from which on the joules of an attempt around its windows are known, too."""
+STATES: Final = ["finished", "running", "failed", "diverged", "oom", "interrupted", "blocked", "infeasible", "pending"]
 
 _ALWAYS_SHOWN: Final = ["finished", "pending"]
 """Columns of the count table even where no stage is in that state."""
@@ -35,12 +35,20 @@ class Status:
         left: stages that the next run goes on with: pending and interrupted ones.
         time_left_s: left stages one after another, each at the median time of the finished ones of its kind;
             None where a kind has none finished yet.
-        useful_energy_j: known joules of attempts that became a result, around their windows too; None if none is known.
+        running: attempts at work.
+        held_by: the run that writes to the folder now, in words; None if none does.
+        useful_energy_j: known joules of what became a result, around its windows too; None if none is known.
         running_energy_j: known joules so far of attempts that are at work: neither useful nor lost yet.
-        lost_energy_j: known joules of all other attempts.
+        checkpointed_energy_j: known joules of interrupted attempts that a checkpoint holds for the next one: likewise.
+        lost_energy_j: known joules of all other attempts, those aside that are carried into a result.
         lost_attempts: how many those are.
         lost_share: their part of the known joules of all attempts; None where those are unknown or 0.
-        measured_energy_j: the part of useful, running and lost joules in windows that hardware measured.
+        carried_energy_j: known joules of earlier attempts that results went on from; part of the useful ones.
+        carried_attempts: how many those attempts are.
+        saved_energy_j: what resuming saved, each joule counted once: carried joules, and those of stages that were
+            finished in an earlier run than the latest.
+        saved_stages: how many those stages are.
+        measured_energy_j: the part of the joules of all attempts in windows that hardware measured.
         estimated_energy_j: the part in windows that a model estimated.
         idle_energy_j: known joules of nodes while no stage held them; None without any such row.
         unattributed_energy_j: known joules of nodes for processes of no stage; likewise.
@@ -48,6 +56,7 @@ class Status:
         energy: measured, estimated or mixed; None without any attempt.
         nodes: how each node's joules add up.
         duration_s: wall time of all attempts, added up.
+        versions: which versions finished stages were measured with, where these differ; else None.
         problems: files of the folder that were skipped.
     """
 
@@ -55,11 +64,18 @@ class Status:
     failed: list[dict[str, Any]]
     left: int
     time_left_s: float | None
+    running: list[Running]
+    held_by: str | None
     useful_energy_j: float | None
     running_energy_j: float | None
+    checkpointed_energy_j: float | None
     lost_energy_j: float | None
     lost_attempts: int
     lost_share: float | None
+    carried_energy_j: float
+    carried_attempts: int
+    saved_energy_j: float
+    saved_stages: int
     measured_energy_j: float | None
     estimated_energy_j: float | None
     idle_energy_j: float | None
@@ -68,18 +84,23 @@ class Status:
     energy: str | None
     nodes: list[Node]
     duration_s: float
+    versions: str | None
     problems: list[str]
 
 
 def status(results: Results) -> Status:
     """How far the sweep of a results folder is."""
-    stages, durations, spent, of_no_stage, nodes = pl.collect_all(
-        [states(results), _median_durations(results), _spent(results), _of_no_stage(results), results.nodes]
+    stages, durations, joules, of_no_stage, nodes, at_work, resumed, reused = pl.collect_all(
+        [
+            *(states(results), _median_durations(results), spent(results), _of_no_stage(results), results.nodes),
+            *(running(results), carried(results), finished_before(results)),
+        ]
     )
-    joules = {fate: _known_sum(spent.filter(fate=fate)["energy_j"]) for fate in ("useful", "running", "lost")}
-    known = spent.filter(pl.col("energy_j").is_not_null())
-    total_j = float(known["energy_j"].sum())
+    by_fate = {fate: _known_sum(joules.filter(fate=fate)["energy_j"]) for fate in ("useful", "running", "lost")}
+    known = joules.filter(pl.col("energy_j").is_not_null())
+    total_j = float(known["energy_j"].sum()) + float(known["checkpointed_j"].sum())
     left = stages.filter(pl.col("state").is_in(LEFT))
+    carried_j = float(resumed["carried_energy_j"].sum())
     return Status(
         counts=_counts(stages),
         failed=stages.filter(~pl.col("state").is_in(NO_FAILURE))
@@ -87,36 +108,35 @@ def status(results: Results) -> Status:
         .to_dicts(),
         left=left.height,
         time_left_s=_time_left_s(left, durations),
-        useful_energy_j=joules["useful"],
-        running_energy_j=joules["running"],
-        lost_energy_j=joules["lost"],
-        lost_attempts=spent.filter(fate="lost").height,
-        lost_share=joules["lost"] / total_j if total_j > 0 and joules["lost"] is not None else None,
+        running=[
+            Running(**row, checkpoint_step=checkpoint_step(results.folder, row["stage_id"]))
+            for row in at_work.to_dicts()
+        ],
+        held_by=results.held_by,
+        useful_energy_j=by_fate["useful"],
+        running_energy_j=by_fate["running"],
+        checkpointed_energy_j=_known_sum(joules["checkpointed_j"]),
+        lost_energy_j=by_fate["lost"],
+        lost_attempts=joules.filter(fate="lost").height,
+        lost_share=by_fate["lost"] / total_j if total_j > 0 and by_fate["lost"] is not None else None,
+        carried_energy_j=carried_j,
+        carried_attempts=resumed.height,
+        saved_energy_j=carried_j + float(reused["energy_j"].sum()),
+        saved_stages=reused.height,
         measured_energy_j=_known_sum(known["energy_measured_j"]),
         estimated_energy_j=_known_sum(known["energy_estimated_j"]),
         **{f"{name}_energy_j": _of_window(of_no_stage, name) for name in ("idle", "unattributed")},
-        unknown_energy_attempts=spent["energy_j"].null_count(),
-        energy=_kind_of_energy(set(spent["energy_kind"].drop_nulls())),
+        unknown_energy_attempts=joules["energy_j"].null_count(),
+        energy=_kind_of_energy(set(joules["energy_kind"].drop_nulls())),
         nodes=add_up(nodes),
-        duration_s=float(spent["duration_s"].sum()),
+        duration_s=float(joules["duration_s"].sum()),
+        versions=in_words(differences(results)),
         problems=results.problems,
     )
 
 
 def _median_durations(results: Results) -> pl.LazyFrame:
     return results.stages.group_by("kind").agg(typical_s=pl.median("duration_s"))
-
-
-def _spent(results: Results) -> pl.LazyFrame:
-    """One row per attempt: a stage's row stands for the attempt that finished it, all others are running or lost."""
-    around = pl.when(pl.col("schema_version") >= _AROUND_SINCE).then("energy_other_j").otherwise(0.0)
-    columns = [
-        pl.col("energy_j").fill_nan(None) + around,
-        pl.col("energy_measured_j", "energy_estimated_j", "energy_kind", "duration_s"),
-    ]
-    others = results.attempts.join(results.stages, on=["stage_id", "attempt"], how="anti")
-    fate = pl.when(pl.col("state") == "running").then(pl.lit("running")).otherwise(pl.lit("lost"))
-    return pl.concat([results.stages.select(*columns, fate=pl.lit("useful")), others.select(*columns, fate=fate)])
 
 
 def _of_no_stage(results: Results) -> pl.LazyFrame:
@@ -161,6 +181,7 @@ def as_table(status: Status) -> "Group":
     from rich.console import Group
 
     lines = [
+        *((line.line(), "") for line in status.running),
         *((line, "") for line in _lines(status)),
         *((node.line(), "" if node.adds_up else "red") for node in status.nodes),
         *((problem, "") for problem in status.problems),
@@ -171,15 +192,20 @@ def as_table(status: Status) -> "Group":
 
 def _lines(status: Status) -> Iterator[str]:
     kind = f" ({status.energy})" if status.energy else ""
-    running = f", {number(status.running_energy_j)} J running" if status.running_energy_j != 0 else ""
-    yield f"energy{kind}: {number(status.useful_energy_j)} J useful, {number(status.lost_energy_j)} J lost{running}"
+    parts = [f"{number(status.useful_energy_j)} J useful", f"{number(status.lost_energy_j)} J lost"]
+    if status.running_energy_j != 0:
+        parts.append(f"{number(status.running_energy_j)} J running")
+    if status.checkpointed_energy_j:
+        parts.append(f"{number(status.checkpointed_energy_j)} J in checkpoints to go on from")
+    yield f"energy{kind}: {', '.join(parts)}"
     if status.energy == MIXED:
         measured, estimated = number(status.measured_energy_j), number(status.estimated_energy_j)
         yield f"of these in windows: {measured} J measured, {estimated} J estimated"
     if status.lost_attempts:
-        attempts = f"{status.lost_attempts} attempt{'s' if status.lost_attempts > 1 else ''}"
         share = "" if status.lost_share is None else f" ({100 * status.lost_share:.2g} % of all stages' joules)"
-        yield f"lost: {number(status.lost_energy_j)} J in {attempts}{share}"
+        yield f"lost: {number(status.lost_energy_j)} J in {_counted(status.lost_attempts, 'attempt')}{share}"
+    if status.saved_stages or status.carried_attempts:
+        yield f"resuming saved {number(status.saved_energy_j)} J: {_saved(status)}"
     if status.idle_energy_j is not None:
         yield f"idle: {number(status.idle_energy_j)} J"
     if status.unattributed_energy_j is not None:
@@ -189,6 +215,20 @@ def _lines(status: Status) -> Iterator[str]:
     yield f"time spent: {clock(status.duration_s)}"
     left = "unknown" if status.time_left_s is None else f"about {clock(status.time_left_s)} one after another"
     yield f"left: {status.left} stages, {left}" if status.left else "left: nothing"
+    if status.held_by:
+        yield f"held by {status.held_by}"
+    if status.versions:
+        yield f"versions differ: {status.versions}; run --rerun-changed measures anew what others were measured with"
+
+
+def _saved(status: Status) -> str:
+    stages = f"{_counted(status.saved_stages, 'finished stage')}" if status.saved_stages else None
+    training = f"{number(status.carried_energy_j)} J of training in {_counted(status.carried_attempts, 'checkpoint')}"
+    return ", and ".join(filter(None, [stages, training if status.carried_attempts else None]))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def clock(duration_s: float) -> str:

@@ -5,6 +5,7 @@ did not exist yet. Missing is null, never 0. Joules are what was metered at the 
 `docs/tables.md` is generated from this module, and it loads no library: `energyaware rank` starts with it.
 """
 
+from collections.abc import Collection
 from typing import Any, Final, Literal, NamedTuple
 
 SCHEMA_VERSION: Final = 4
@@ -259,3 +260,38 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     "energy": ENERGY,
     "nodes": NODES,
 }
+
+KEYS: Final[dict[str, list[str]]] = {
+    "plan": ["stage_id"],
+    "stages": ["stage_id"],
+    "attempts": ["stage_id", "attempt"],
+    "epochs": ["stage_id", "attempt", "epoch"],
+    "quality": ["stage_id", "attempt", "task", "metric"],
+    "energy": [
+        *["run", "node", "stage_id", "attempt", "window", "epoch", "repeat", "started_at", "component", "device"],
+    ],
+    "nodes": ["run", "node", "component", "device", "started_at"],
+}
+"""What names a row. Of rows with one key, the last in `reading_order` counts."""
+
+FILLED: Final = {table: "node" if table in {"energy", "nodes"} else "stage_id" for table in COLUMNS}
+"""Column that every file of a table has filled. Without it a file is not ours."""
+
+COMPACTED: Final = "compacted-"
+"""Files whose name starts so hold the rows of many, merged at the time that follows."""
+
+
+def reading_order(name: str) -> tuple[bool, str, str]:
+    """Sorts files of a table by name: a newer merged one counts over an older one, and a file of its own over both."""
+    own = name.rpartition("/")[2]
+    merged = own.startswith(COMPACTED)
+    return not merged, own if merged else "", name
+
+
+def not_of(table: str, columns: Collection[str]) -> str | None:
+    """Why a file with these columns is not one of this table; None if it is, of an older schema too."""
+    known = {name: sum(column.name in columns for column in of) for name, of in COLUMNS.items()}
+    best = max(known, key=lambda name: known[name])
+    if known[best] > known[table] and FILLED[best] in columns:
+        return f"a file of the table {best}"
+    return None if FILLED[table] in columns else "not a table of ours"

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "cluster": set(),
     "energyaware": set(),
-    "analysis": {"energyaware.rows", "energyaware.errors"},
+    "analysis": {"energyaware.rows", "energyaware.errors", "energyaware.files_mirror"},
     "sweep": {"cluster", "energyaware", "analysis"},
 }
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]

@@ -103,6 +103,16 @@ class Lab:
         file.write_text(json.dumps(content, default=datetime.isoformat))
         return file
 
+    def lease(self, number: int = 1, *, age_s: float = 0.0, **more: Any) -> Path:
+        """A lease on the folder, whose holder gave its last sign of life `age_s` seconds ago."""
+        now = datetime.now(UTC)
+        content = {"host": "node1", "pid": 123, "user": "ann", "command": "energyaware run x.yaml", "released": False}
+        content |= {"started_at": START, "beat_at": now - timedelta(seconds=age_s)} | more
+        file = self.folder / "lease" / f"{number:06d}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content, default=datetime.isoformat))
+        return file
+
     def infeasible(self, stage_id: str, reason: str) -> None:
         """Mark a planned stage as one that cannot run here."""
         for row in self.plan:

@@ -8,7 +8,7 @@ from tests.analysis.builders import Lab
 ROOT = Path(__file__).parents[2]
 
 RANK = """
-import sys, analysis
+import sys, analysis, analysis.watch
 from analysis.show import as_csv, as_json
 results = analysis.load(sys.argv[1])
 answer = analysis.answer(results)

@@ -1,16 +1,29 @@
+import os
+import shutil
 import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from os import mkfifo
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from polars.testing import assert_frame_equal
 
-from analysis import load, ranking
+from analysis import load, ranking, status
 from energyaware import rows
 from energyaware.arrow import SCHEMAS
+from energyaware.compact import compact
 from energyaware.errors import InputError
+from energyaware.files import open_files
+from energyaware.rows import FILLED
 from tests.analysis.builders import Lab, node_row, write
+from tests.s3 import bucket, s3_server  # noqa: F401
+
+TABLES = ["stages", "attempts", "epochs", "quality", "energy", "nodes"]
 
 
 @pytest.fixture
@@ -64,6 +77,9 @@ def newer(file: Path) -> None:
     write(file, "stages", {"stage_id": "new", "schema_version": rows.SCHEMA_VERSION + 1})
 
 
+STAGE = {"stage_id": "z", "kind": "inference"}
+
+
 @pytest.mark.parametrize(
     ("name", "spoil", "problem"),
     [
@@ -74,6 +90,14 @@ def newer(file: Path) -> None:
         ("notes.txt", lambda file: file.write_text("hello"), "not a Parquet file"),
         ("z.parquet", lambda file: pq.write_table(pa.table({"x": [1]}), file), "not a table of ours"),
         ("z.parquet", newer, f"written under schema {rows.SCHEMA_VERSION + 1}, newer than {rows.SCHEMA_VERSION}"),
+        ("z.parquet", lambda file: write(file, "attempts", {"stage_id": "z"}), "a file of the table attempts"),
+        ("z.parquet", lambda file: write(file, "plan", {"stage_id": "z"}), "a file of the table plan"),
+        ("z.parquet", lambda file: write(file, "nodes", {"node": "z"}), "a file of the table nodes"),
+        ("z.parquet", lambda file: write(file / "inside.parquet", "stages", STAGE), "a folder, not a file"),
+        ("z.parquet", mkfifo, "not a file"),
+        ("z.parquet", lambda file: file.symlink_to("gone"), "No such file or directory"),
+        ("compacted-20260101T000000000000Z-0a1b2c3d.parquet", torn, "torn, or not a Parquet file"),
+        ("compacted-20260101T000000000000Z-0a1b2c3d.parquet", lambda file: file.touch(), "empty (0 bytes)"),
         (
             "z.parquet",
             lambda file: pq.write_table(pa.table({"stage_id": ["z"], "energy_j": ["much"]}), file),
@@ -88,6 +112,139 @@ def test_a_file_that_cannot_be_read_is_named_and_harmless(lab, name, spoil, prob
     assert results.problems == [f"stages/inference/{name}: {problem}; skipped"]
     assert ranking(results).collect().equals(before)
     assert before.height == 2
+
+
+@pytest.mark.parametrize("table", ["plan", *TABLES])
+def test_every_table_names_what_is_not_its_own(lab, table):
+    before = ranking(lab.results()).collect()
+    others = [other for other in ("plan", *TABLES) if other != table]
+    if table == "plan":
+        (lab.folder / "plan.parquet").unlink()
+        for other in others:
+            write(lab.folder / "plan.parquet", other, {FILLED[other]: "z"})
+            results = load(lab.folder)
+            assert results.problems == [f"plan.parquet: a file of the table {other}; skipped"]
+            assert not results.has_plan
+            assert_frame_equal(ranking(results).collect(), before)
+        return
+    for other in others:
+        write(lab.folder / table / f"z-{other}.parquet", other, {FILLED[other]: "z"})
+    (lab.folder / table / "empty.parquet").touch()
+    (lab.folder / table / "torn.parquet").write_bytes(b"PAR1 torn")
+    (lab.folder / table / "posing.parquet").mkdir()
+    (lab.folder / table / "notes.txt").write_text("hello")
+    write(lab.folder / table / "newer.parquet", table, {FILLED[table]: "z", "schema_version": rows.SCHEMA_VERSION + 1})
+    results = lab.results()
+    assert sorted(results.problems) == sorted(
+        f"{table}/{problem}; skipped"
+        for problem in (
+            *(f"z-{other}.parquet: a file of the table {other}" for other in others),
+            "empty.parquet: empty (0 bytes)",
+            "torn.parquet: torn, or not a Parquet file",
+            "posing.parquet: a folder, not a file",
+            "notes.txt: not a Parquet file",
+            f"newer.parquet: written under schema {rows.SCHEMA_VERSION + 1}, newer than {rows.SCHEMA_VERSION}",
+        )
+    )
+    assert_frame_equal(ranking(results).collect(), before)
+
+
+@pytest.fixture
+def as_nobody():
+    """Gives up root's right to read everything, in this process; a folder that nobody can reach."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+
+    @contextmanager
+    def switched():
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+
+    yield folder, switched
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "problem"),
+    [
+        ("stages/inference/a.parquet", "stages/inference/a.parquet: Permission denied; skipped"),
+        ("stages/inference", "stages/inference: Permission denied; skipped"),
+        ("energy", "energy: Permission denied; skipped"),
+        ("plan.parquet", "plan.parquet: Permission denied; skipped"),
+        ("ledger", "ledger: Permission denied; skipped"),
+        ("ledger/r1-n1.json", "ledger/r1-n1.json: Permission denied; skipped"),
+        ("lease/000001.json", "lease/000001.json: Permission denied; skipped"),
+    ],
+)
+def test_what_may_not_be_read_is_named(as_nobody, forbidden, problem):
+    folder, switched = as_nobody
+    lab = Lab(folder / "results")
+    lab.inference("a", needs=None)
+    lab.energy("a", {"window": "decode"})
+    lab.ledger()
+    lab.lease()
+    lab.results()
+    for path in [lab.folder, *lab.folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (lab.folder / forbidden).chmod(0)
+    with switched():
+        assert load(lab.folder).problems == [problem]
+    (lab.folder / forbidden).chmod(0o755)
+
+
+def test_a_file_in_place_of_a_folder_is_named(lab):
+    (lab.folder / "energy").write_text("hello")
+    assert lab.results().problems == ["energy: Not a directory; skipped"]
+
+
+def test_files_that_are_merged_while_they_are_read_are_not_missed(lab):
+    for number in range(40):
+        lab.inference(f"i{number}", precision=f"p{number}")
+    lab.results()
+    stop = threading.Event()
+
+    def keep_merging():
+        while not stop.is_set():
+            compact(open_files(lab.folder), lambda: None)
+            for number in range(40):
+                name = f"i{number}"
+                write(lab.folder / "stages" / "inference" / f"{name}.parquet", "stages", {**STAGE, "stage_id": name})
+
+    merging = threading.Thread(target=keep_merging)
+    merging.start()
+    try:
+        for _ in range(20):
+            assert load(lab.folder).stages.collect().height == 43
+    finally:
+        stop.set()
+        merging.join()
+
+
+def test_results_in_object_storage_are_read_by_their_url(lab, bucket, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = f"{bucket}/results"
+    with pytest.raises(InputError, match=rf"{url}: holds no results"):
+        load(url)
+    lab.lease()
+    before = lab.results()
+    files = open_files(url)
+    for path in lab.folder.rglob("*"):
+        if path.is_file():
+            files.write(path.relative_to(lab.folder).as_posix(), path.read_bytes())
+    files.write("artifacts/ft/model.safetensors", b"large")
+    results = load(url)
+    assert_frame_equal(ranking(results).collect(), ranking(before).collect())
+    assert (results.problems, results.held_by) == ([], before.held_by)
+    assert not (results.folder / "artifacts").exists()
+    files.remove("stages/inference/a.parquet")
+    assert load(url).stages.collect().height == 2
+    assert load(f"file://{lab.folder}").stages.collect().height == 3
 
 
 def test_several_spoilt_files_are_all_named_across_tables(lab):
@@ -120,6 +277,17 @@ def test_hidden_and_temporary_files_are_not_seen(lab, hidden):
     results = lab.results()
     assert results.problems == []
     assert results.stages.collect().height == 3
+
+
+def test_what_a_killed_run_left_unfinished_is_named_once_nobody_is_at_work(lab):
+    for name in ("0a1b-a.parquet", "scratch-ft/state"):
+        (lab.folder / ".incoming" / name).parent.mkdir(parents=True, exist_ok=True)
+        (lab.folder / ".incoming" / name).write_bytes(b"half a")
+    assert lab.results().problems == [
+        ".incoming: 2 unfinished files that a killed process left; the next run removes them"
+    ]
+    lab.lease()
+    assert lab.results().problems == []
 
 
 def test_a_results_folder_under_a_hidden_folder_is_seen(tmp_path):
@@ -186,6 +354,20 @@ def test_a_folder_of_an_older_schema_says_what_kind_its_joules_are(lab):
     assert rows["B"]["made_of"] is None
 
 
+def test_a_folder_of_the_schema_before_resuming_reads_the_same(lab):
+    lab.attempt("b", "interrupted", attempt=2, energy_j=7.0)
+    lab.energy("a", {"window": "decode", "kept": True})
+    now = status(lab.results())
+    since = {"carried_attempts", "micro_batch_size", "from_step", "checkpoint_step", "energy_carried_j"}
+    for file in lab.folder.glob("*/**/*.parquet"):
+        older = pq.read_table(file)
+        older = older.drop_columns(sorted(since & set(older.column_names)))
+        version = older.column_names.index("schema_version")
+        pq.write_table(older.set_column(version, "schema_version", pa.array([3] * older.num_rows)), file)
+    assert status(lab.results()) == now
+    assert (now.lost_energy_j, now.carried_energy_j, now.problems) == (7.0, 0.0, [])
+
+
 def test_a_row_of_energy_or_of_a_node_counts_once_however_many_files_hold_it(lab):
     row = {"component": "gpu", "device": "GPU-1", "window": "train", "epoch": 1}
     lab.energy("a", row, row | {"epoch": 2}, row | {"repeat": 1}, row | {"device": None}, row | {"energy_j": 2.0})
@@ -208,7 +390,7 @@ def test_a_stage_is_one_row_however_many_files_hold_it(lab):
 def test_a_large_table_stays_on_disk_and_reads_the_same(lab, monkeypatch):
     (lab.folder / "quality" / "x.parquet").write_bytes(b"torn")
     small = lab.results()
-    monkeypatch.setattr(sys.modules["analysis.load"], "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sys.modules["analysis.tables"], "_IN_MEMORY_BYTES", 0)
     large = lab.results()
     assert "SCAN" in large.stages.explain()
     assert "SCAN" not in small.stages.explain()

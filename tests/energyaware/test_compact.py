@@ -1,0 +1,383 @@
+"""Merging files changes no row that a reader sees, wherever it is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from analysis import load, ranking, status
+from energyaware.arrow import SCHEMAS
+from energyaware.compact import compact
+from energyaware.errors import Fenced
+from energyaware.files import open_files
+from energyaware.rows import COMPACTED, KEYS, SCHEMA_VERSION, not_of, reading_order
+from tests.analysis.builders import Lab, window, write
+from tests.s3 import bucket, s3_server  # noqa: F401
+
+POINTS = ("compact-unmoved", "compact-moved", "compact-removing")
+
+COMPACT = """
+import sys
+from energyaware.compact import compact
+from energyaware.files import open_files
+compact(open_files(sys.argv[1]), lambda: None, rows_per_file=int(sys.argv[2]))
+"""
+
+
+def allowed() -> None:
+    """Nobody else writes."""
+
+
+def sweep(folder: Path, stages: int = 6) -> Lab:
+    """A finished sweep with one interrupted attempt, written file by file."""
+    lab = Lab(folder)
+    lab.finetune(energy_j=200.0, attempt=2, carried_attempts=1)
+    lab.attempt("ft", "interrupted", energy_j=150.0, energy_carried_j=100.0)
+    lab.attempt("ft", "finished", attempt=2, energy_j=100.0)
+    lab.energy("ft", {"window": "train", "energy_j": 100.0, "from_step": 0, "kept": True})
+    lab.energy("ft", {"window": "train", "energy_j": 100.0, "from_step": 5, "kept": True}, attempt=2)
+    for number in range(stages):
+        name = lab.inference(f"i{number}", precision=f"p{number}", energy=1.0 + number)
+        lab.attempt(name, "finished", energy_j=10.0)
+        lab.energy(name, {"window": "prefill"}, {"window": "decode"})
+        lab.node(f"n{number}", "cpu", 12.0, 9.0, 3.0, 0.0)
+    write(folder / "epochs" / "ft-2.parquet", "epochs", {"stage_id": "ft", "attempt": 2, "epoch": 1, "loss": 1.5})
+    lab.results()
+    return lab
+
+
+def seen(folder: Path) -> dict[str, list[dict]]:
+    """The rows of all tables, in an order of their own."""
+    tables = load(folder).tables()
+    return {name: sorted(frame.collect().to_dicts(), key=repr) for name, frame in tables.items()}
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/**/*.parquet") if path.is_file())
+
+
+def singles(folder: Path) -> list[str]:
+    return [name for name in files(folder) if COMPACTED not in name]
+
+
+def merged(folder: Path) -> list[str]:
+    return [name for name in files(folder) if COMPACTED in name]
+
+
+def test_a_reader_sees_the_same_rows_in_fewer_files(tmp_path):
+    sweep(tmp_path)
+    before, ranked, count = seen(tmp_path), ranking(load(tmp_path)).collect(), len(files(tmp_path))
+    done = compact(open_files(tmp_path), allowed)
+    assert seen(tmp_path) == before
+    assert_frame_equal(ranking(load(tmp_path)).collect(), ranked)  # products of floats differ in their last digit
+    assert load(tmp_path).problems == done.left == []
+    assert [name.rpartition("/")[0] for name in files(tmp_path)] == [
+        *["attempts", "energy", "epochs", "nodes", "quality", "stages/finetune", "stages/inference"],
+    ]
+    assert (done.files_before, done.files_after) == (count, 7)
+    assert done.rows == sum(len(rows) for name, rows in before.items() if name != "plan")
+    assert done.line() == f"{count} files are 7 now, {done.rows} rows merged"
+
+
+def test_merged_files_are_of_bounded_size_and_have_the_tables_schema(tmp_path):
+    sweep(tmp_path, stages=20)
+    before = seen(tmp_path)
+    compact(open_files(tmp_path), allowed, rows_per_file=5)
+    assert seen(tmp_path) == before
+    assert singles(tmp_path) == []
+    assert len(merged(tmp_path)) > 15
+    for name in merged(tmp_path):
+        table = pq.read_table(tmp_path / name)
+        assert table.num_rows <= 6
+        assert table.schema.equals(SCHEMAS[name.partition("/")[0]])
+
+
+def test_what_is_added_later_is_merged_with_small_merged_files(tmp_path):
+    lab = sweep(tmp_path)
+    compact(open_files(tmp_path), allowed)
+    first = merged(tmp_path)
+    assert compact(open_files(tmp_path), allowed).rows == 0
+    assert merged(tmp_path) == first
+    lab.inference("new", precision="new")
+    before = seen(tmp_path)
+    compact(open_files(tmp_path), allowed)
+    assert seen(tmp_path) == before
+    assert singles(tmp_path) == []
+    assert len(merged(tmp_path)) == len(first)
+    assert len(set(first) & set(merged(tmp_path))) == 5  # all but those of inferences and of quality
+
+
+def test_a_file_of_its_own_counts_over_a_merged_one_and_a_newer_merged_one_over_an_older(tmp_path):
+    lab = sweep(tmp_path)
+    for energy_j in (1.0, 2.0, 3.0):
+        row = {"stage_id": "i0", "attempt": 1, "window": "decode", "energy_j": energy_j, "kept": energy_j == 3.0}
+        lab.energy("i0", row)
+        before = seen(tmp_path)
+        (decoded,) = [row for row in before["energy"] if (row["stage_id"], row["window"]) == ("i0", "decode")]
+        assert (decoded["energy_j"], decoded["kept"]) == (energy_j, energy_j == 3.0)
+        compact(open_files(tmp_path), allowed, rows_per_file=4)  # too small for any to be merged again
+        assert seen(tmp_path) == before
+
+
+def test_a_clock_that_was_put_back_does_not_bring_back_older_rows(tmp_path):
+    lab = sweep(tmp_path)
+    compact(open_files(tmp_path), allowed)
+    ahead = datetime.now(UTC) + timedelta(days=400)
+    (name,) = (tmp_path / "attempts").iterdir()
+    name.rename(name.with_name(f"{COMPACTED}{ahead:%Y%m%dT%H%M%S%fZ}-abcdef01.parquet"))
+    lab.attempt("i0", "finished", energy_j=77.0)
+    before = seen(tmp_path)
+    compact(open_files(tmp_path), allowed, rows_per_file=2)
+    assert seen(tmp_path) == before
+    assert len(list((tmp_path / "attempts").iterdir())) == 2
+
+
+def test_older_schemas_are_merged_and_read_the_same(tmp_path):
+    lab = sweep(tmp_path)
+    for version, since in [
+        (2, ["energy_kind", "energy_other_j", "marks", "carried_attempts"]),
+        (3, ["carried_attempts"]),
+    ]:
+        name = lab.inference(f"v{version}", precision=f"v{version}", energy=4.0)
+        file = tmp_path / "stages" / "inference" / f"{name}.parquet"
+        older = pq.read_table(file).drop_columns(since)
+        versions = pa.array([version] * older.num_rows)
+        pq.write_table(older.set_column(older.column_names.index("schema_version"), "schema_version", versions), file)
+    pq.write_table(
+        pa.table({"stage_id": ["old"], "kind": ["inference"], "energy_j": [7], "marks": pa.nulls(1)}),
+        tmp_path / "stages" / "inference" / "old.parquet",
+    )
+    before = seen(tmp_path)
+    done = compact(open_files(tmp_path), allowed)
+    assert (done.left, singles(tmp_path)) == ([], [])
+    assert seen(tmp_path) == before
+
+
+def foreign(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"x": [1]}), file)
+
+
+def torn(file: Path) -> None:
+    whole = write(file, "stages", {"stage_id": "torn", "kind": "inference"}).read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "problem"),
+    [
+        ("stages/inference/z.parquet", lambda file: file.write_bytes(b""), "empty (0 bytes)"),
+        ("stages/inference/z.parquet", torn, "torn, or not a Parquet file"),
+        ("attempts/z.parquet", foreign, "not a table of ours"),
+        ("attempts/notes.txt", lambda file: file.write_text("hello"), "not a file of the table attempts"),
+        ("stages/z.parquet", torn, "not a file of the table stages"),
+        ("energy/x.parquet/z.parquet", foreign, "not a file of the table energy"),
+        ("quality/z.parquet", lambda file: write(file, "epochs", {"stage_id": "a"}), "a file of the table epochs"),
+        (f"quality/{COMPACTED}z.parquet", lambda file: file.write_bytes(b"PAR1"), "torn, or not a Parquet file"),
+        ("nodes/z.parquet", lambda file: write(file, "nodes", {"run": "r"}), "not a table of ours"),
+        (
+            "attempts/z.parquet",
+            lambda file: write(file, "attempts", {"stage_id": "a", "schema_version": SCHEMA_VERSION + 1}),
+            f"written under schema {SCHEMA_VERSION + 1}, newer than {SCHEMA_VERSION}",
+        ),
+        (
+            "attempts/z.parquet",
+            lambda file: pq.write_table(pa.table({"stage_id": ["a"], "weather": ["fine"]}), file),
+            "has columns that this version does not know: weather",
+        ),
+        (
+            "attempts/z.parquet",
+            lambda file: pq.write_table(pa.table({"stage_id": ["a"], "energy_j": ["much"]}), file),
+            "column energy_j is of type string, not double",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_not_ours_stays_where_it_is_and_is_named(tmp_path, name, spoil, problem):
+    sweep(tmp_path)
+    before = seen(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    spoil(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    with_it = seen(tmp_path)
+    done = compact(open_files(tmp_path), allowed)
+    assert done.left == [f"{name}: {problem}"]
+    assert done.line().endswith(f"; left as they are: {name}: {problem}")
+    assert (tmp_path / name).read_bytes() == content
+    assert [each for each in singles(tmp_path) if each != name] == []
+    assert seen(tmp_path) == with_it
+    if "weather" not in problem:  # that one is read, but for the column
+        assert with_it == before
+
+
+def test_nothing_is_changed_where_that_is_not_allowed(tmp_path):
+    sweep(tmp_path)
+    before = files(tmp_path)
+
+    def refuse():
+        raise Fenced("another run took the results over")
+
+    with pytest.raises(Fenced):
+        compact(open_files(tmp_path), refuse)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("asked", range(1, 20))
+def test_who_loses_the_results_on_the_way_leaves_them_whole(tmp_path, asked):
+    sweep(tmp_path)
+    before = seen(tmp_path)
+    times = iter(range(1, 1000))
+
+    def lose():
+        if next(times) == asked:
+            raise Fenced("another run took the results over")
+
+    try:
+        compact(open_files(tmp_path), lose, rows_per_file=4)
+    except Fenced:
+        assert singles(tmp_path) != []
+    assert seen(tmp_path) == before
+    compact(open_files(tmp_path), allowed, rows_per_file=4)
+    assert (seen(tmp_path), singles(tmp_path)) == (before, [])
+
+
+@pytest.mark.parametrize("asked", [4, 5])  # before the rows of inferences are in their place, and after
+def test_a_file_that_is_written_anew_meanwhile_is_not_removed(tmp_path, asked):
+    lab = sweep(tmp_path)
+    times = iter(range(1, 1000))
+
+    def meanwhile():
+        if next(times) == asked:
+            lab.inference("i0", precision="p0", energy=99.0, attempt=2)
+
+    done = compact(open_files(tmp_path), meanwhile)
+    assert done.left == ["stages/inference/i0.parquet: was written anew meanwhile"]
+    (row,) = [row for row in seen(tmp_path)["stages"] if row["stage_id"] == "i0"]
+    assert (row["energy_j_per_request"], row["attempt"]) == (99.0, 2)
+
+
+def killed_at(folder: Path, points: Path, point: str, number: int, rows_per_file: int) -> None:
+    """Compact in a process that is killed when it reaches a point for the n-th time."""
+    points.mkdir()
+    (points / "hold").write_text(f"{point} {number}")
+    command = [sys.executable, "-c", COMPACT, str(folder), str(rows_per_file)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, env=os.environ | {"ENERGYAWARE_POINTS": str(points)}, cwd=root) as process:
+        while not (points / "held").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("point", POINTS)
+def test_one_that_is_killed_has_changed_nothing_and_the_next_finishes_it(tmp_path, point, number):
+    folder = tmp_path / "results"
+    lab = sweep(folder)
+    compact(open_files(folder), allowed, rows_per_file=8)
+    for name in ("i0", "i3", "new"):
+        lab.inference(name, precision=name, energy=50.0, attempt=2)
+        lab.attempt(name, "finished", attempt=1, energy_j=51.0)
+        lab.attempt(name, "finished", attempt=2, energy_j=52.0)
+        lab.energy(name, {"window": "prefill", "kept": True}, {"window": "decode", "energy_j": 53.0})
+        lab.node(name, "cpu", 12.0, 9.0, 3.0, 0.0)
+    before = seen(folder)
+    killed_at(folder, tmp_path / "points", point, number, rows_per_file=8)
+    assert seen(folder) == before
+    assert all(problem.startswith(".incoming: 1 unfinished") for problem in load(folder).problems)
+    compact(open_files(folder), allowed, rows_per_file=8)
+    assert (seen(folder), singles(folder)) == (before, [])
+
+
+def test_merged_files_whose_rows_are_all_in_a_newer_one_are_removed_by_the_next(tmp_path):
+    folder = tmp_path / "results"
+    lab = sweep(folder)
+    compact(open_files(folder), allowed)
+    (older,) = (folder / "stages" / "inference").iterdir()
+    lab.inference("new", precision="new")
+    before = seen(folder)
+    killed_at(folder, tmp_path / "points", "compact-moved", 1, rows_per_file=100)
+    assert older.exists()
+    (folder / "stages" / "inference" / "new.parquet").unlink()  # its row is merged: nothing else is left to do
+    compact(open_files(folder), allowed)
+    assert not older.exists()
+    assert seen(folder) == before
+
+
+writes = st.lists(
+    st.one_of(
+        st.just("compact"),
+        st.tuples(st.integers(0, 3), st.integers(1, 2), st.sampled_from(["prefill", "decode"]), st.floats(0.5, 9)),
+    ),
+    max_size=25,
+)
+
+
+@given(writes, st.integers(1, 8))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_are_those_written_last_whenever_it_is_compacted(tmp_path_factory, writes, rows_per_file):
+    folder = tmp_path_factory.mktemp("results")
+    lab = Lab(folder, planned=False)
+    lab.inference("a", needs=None)
+    expected = {}
+    for each in writes:
+        if each == "compact":
+            compact(open_files(folder), allowed, rows_per_file=rows_per_file)
+            continue
+        stage, attempt, name, energy_j = each
+        key = (f"s{stage}", attempt, name)
+        expected[key] = energy_j
+        row = window(stage_id=key[0], attempt=attempt, window=name, energy_j=energy_j)
+        write(folder / "energy" / f"{key[0]}-{attempt}-{name}.parquet", "energy", row)
+    columns = ["stage_id", "attempt", "window", "energy_j"]
+    rows = load(folder).energy.select(columns).collect().rows()
+    assert {row[:3]: row[3] for row in rows} == expected
+    assert len(rows) == len(expected)
+
+
+def test_results_in_object_storage_are_compacted_too(tmp_path, bucket):  # noqa: F811
+    sweep(tmp_path / "there", stages=3)
+    results = open_files(f"{bucket}/results")
+    for folder in ("stages", "attempts", "energy", "quality", "nodes", "epochs"):
+        results.put(tmp_path / "there" / folder, folder)
+    results.write("plan.parquet", (tmp_path / "there" / "plan.parquet").read_bytes())
+    before = seen(tmp_path / "there")
+    done = compact(results, allowed)
+    assert (done.files_after, done.left) == (7, [])
+    results.get("", tmp_path / "here")
+    assert seen(tmp_path / "here") == before
+
+
+def test_what_a_status_says_stays_the_same(tmp_path):
+    sweep(tmp_path)
+    before = status(load(tmp_path))
+    compact(open_files(tmp_path), allowed)
+    assert status(load(tmp_path)) == before
+    assert (before.carried_energy_j, before.lost_energy_j) == (100.0, 50.0)
+
+
+def test_every_table_has_keys_of_its_own_and_knows_its_files():
+    for table, schema in SCHEMAS.items():
+        assert set(KEYS[table]) <= set(schema.names)
+        for other in SCHEMAS:
+            expected = None if other == table else f"a file of the table {other}"
+            assert not_of(table, SCHEMAS[other].names) == expected
+
+
+def test_the_reading_order():
+    names = [
+        "stages/b.parquet",
+        f"stages/x/{COMPACTED}2-f.parquet",
+        "stages/a.parquet",
+        f"stages/y/{COMPACTED}1-z.parquet",
+    ]
+    assert sorted(names, key=reading_order) == [names[3], names[1], names[2], names[0]]
