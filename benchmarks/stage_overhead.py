@@ -37,14 +37,19 @@ from rich.table import Table
 from cluster.connect import join
 from cluster.gang import WorkerResources
 from cluster.inventory import local_cpus
+from cluster.stop_sign import StopSign
+from energyaware.checkpoints import CheckpointRule
+from energyaware.energy.base import MeterSettings
+from energyaware.energy.carbon import factors
 from energyaware.spec import DENSE, DataRef, InferenceSpec, ModelRef, stage_id
 from energyaware.stage import Outcome
 from energyaware.store import Store
 from sweep import schedule
-from sweep.config import Energy
-from sweep.node_meter import start_meters
+from sweep.failures import Policy
+from sweep.node_meter import NodeMeters
 from sweep.plan import PlannedStage
 from sweep.stage_actor import Job, StageTrainable
+from sweep.tries import Tries
 
 WORKERS: Final = 2
 WINDOWS: Final = ("evaluate", "prefill", "decode")
@@ -54,7 +59,7 @@ MOST_S: Final = 1.0
 LEAST_RATIO: Final = 10.0
 
 
-def no_work(stage: str, spec: Any, rank: Any, meter: Any, store: Any) -> Outcome:
+def no_work(stage: str, spec: Any, rank: Any, meter: Any, store: Any, keeping: Any) -> Outcome:
     """In place of `run_stage`: the same arguments, the same windows, one all_reduce."""
     import torch
 
@@ -92,6 +97,7 @@ def no_work_stages(count: int, turn: int) -> list[PlannedStage]:
             1,
             None,
             1.0,
+            repeats=1,
             seed=1000 * turn + seed,
         )
         for seed in range(count)
@@ -99,7 +105,7 @@ def no_work_stages(count: int, turn: int) -> list[PlannedStage]:
     return [PlannedStage(stage_id(spec), spec) for spec in specs]
 
 
-def ours(turn: int, stages: int, store: Store, meters: dict[str, Any]) -> tuple[list[float], list[float]]:
+def ours(turn: int, stages: int, store: Store, meters: NodeMeters) -> tuple[list[float], list[float]]:
     """Seconds per stage, the first one with the forming of the gang; and of these those inside its attempt."""
     planned = no_work_stages(1 + stages, turn)
     ends: list[float] = [time.perf_counter()]
@@ -112,17 +118,23 @@ def ours(turn: int, stages: int, store: Store, meters: dict[str, Any]) -> tuple[
             ends.append(time.perf_counter())
             inside.append(ended["duration_s"])
 
+    def died(stage: PlannedStage, attempt: int) -> dict[str, Any]:
+        raise RuntimeError(f"the actor of {stage.stage_id} died")
+
     job = Job(
         sweep="overhead",
         stages={stage.stage_id: stage for stage in planned},
-        attempts={},
+        again=frozenset(),
         store=store,
         workers=WORKERS,
         resources=WorkerResources(cpus=1, gpus=0, device="cpu"),
-        meters=meters,
-        pue=1.0,
+        meters=meters.book,
+        factors=factors(MeterSettings()),
+        rule=CheckpointRule(),
+        stopping=StopSign(),
     )
-    schedule.dispatch(job, schedule.StageSearcher(planned, listen))
+    left = [Tries(stage, 1) for stage in planned]
+    schedule.dispatch(job, schedule.StageSearcher(left, Policy(0, 0.0), WORKERS, listen, died))
     if len(ends) != 2 + stages or not {stage.stage_id for stage in planned} <= store.finished():
         raise RuntimeError(f"{len(ends) - 1} of {1 + stages} stages ended")
     return differences(ends), inside
@@ -225,7 +237,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder, join("local"):
         store = Store(folder)
         store.create()
-        meters = start_meters(Energy())
+        meters = NodeMeters(MeterSettings(idle_s=0.0), store, run="overhead", sweep="overhead")
+        meters.start()
         for turn in range(chosen.turns):
             seconds, within = ours(turn, chosen.stages, store, meters)
             inside += within[1:]

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from energyaware.assemble import Materials, keep_base, model_to_train
 from energyaware.audit import audit
-from energyaware.batches import Tokens, epoch_batches, steps_per_epoch, tokenise
+from energyaware.batches import tokenise
+from energyaware.checkpoint_store import Start
+from energyaware.checkpoints import UNKEPT, Keeping
 from energyaware.errors import Diverged
+from energyaware.gang_checkpoints import GangCheckpoints
 from energyaware.lora import add_adapter
 from energyaware.masks import Masks, keep_through_training
 from energyaware.models import context_length, load_tokenizer
+from energyaware.points import reached
 from energyaware.precision import PRECISIONS
 from energyaware.rows import Row
-from energyaware.stage import Outcome
+from energyaware.stage import Carried, Outcome
 from energyaware.tasks import TASKS
 from energyaware.tasks.data import load_splits
 from energyaware.trainer import Trainer
+from energyaware.training import Training, total_steps
 
 if TYPE_CHECKING:
     from energyaware.energy.base import Meter
+    from energyaware.pruning_record import PruningRecord
     from energyaware.spec import FinetuneSpec
     from energyaware.stage import Place
     from energyaware.store import Store
@@ -30,10 +37,15 @@ VALIDATION_EXAMPLES: Final = 64
 """Validation examples the loss is taken over after each epoch: enough for a curve, little beside the epoch."""
 
 
-def finetune(stage_id: str, spec: FinetuneSpec, place: Place, meter: Meter, store: Store) -> Outcome:
+def finetune(
+    stage_id: str, spec: FinetuneSpec, place: Place, meter: Meter, store: Store, keeping: Keeping = UNKEPT
+) -> Outcome:
     """Fine-tune and leave adapter or weights, masks and tokenizer as the stage's artifact.
 
+    It goes on from the stage's last checkpoint, and leaves its own; they stay when it returns.
+
     Raises:
+        Interrupted: the run is being stopped.
         Diverged: the loss became NaN or infinite, or gradients never became finite.
         AuditError: the precision or the mask is not what the settings say.
     """
@@ -58,12 +70,19 @@ def finetune(stage_id: str, spec: FinetuneSpec, place: Place, meter: Meter, stor
     trainer = Trainer(model, spec, place, tokenizer.pad_token_id, length, total_steps(len(train), spec))
     try:
         with precision.arithmetic():
-            epochs = [_one_epoch(trainer, epoch, batches, validation, meter) for epoch, batches in _epochs(train, spec)]
+            start = _start(stage_id, spec, place, model, pruned)
+            checkpoints = GangCheckpoints(store.files, start, place, trainer, keeping, store.check_fence)
+            resumed = checkpoints.resume()
+            training = Training(trainer, train, validation, spec, place, meter, checkpoints, keeping, resumed)
+            epochs = training.run()
+        if place.rank == 0:
+            reached("epochs-done")
         if not trainer.steps_taken:
             raise Diverged("gradients overflowed in every step: nothing was trained")
         trained = [p for p in model.parameters() if p.requires_grad]
         columns: Row = {
             "model_family": base.config.model_type,
+            "micro_batch_size": trainer.micro_batch_size,
             "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trained),
             **pruned.columns(spec.pruning),
             **audited.columns,
@@ -73,12 +92,14 @@ def finetune(stage_id: str, spec: FinetuneSpec, place: Place, meter: Meter, stor
                 columns["sparsity_achieved"] = pruned.verify(base)
                 with store.new_artifact(stage_id) as folder:
                     model.save_pretrained(folder)
+                    reached("artifact-writing")
                     tokenizer.save_pretrained(folder)
                     pruned.save(folder)
                     keep_base(spec, scratch, folder)
     finally:
         trainer.destroy()
-    return Outcome(columns, epochs=epochs)
+    earlier = tuple(Carried(*part) for part in checkpoints.attempts if part[0] != keeping.attempt)
+    return Outcome(columns, epochs=epochs, carried=earlier)
 
 
 def _trainable(base: Any, spec: FinetuneSpec, masks: Masks) -> Any:
@@ -90,36 +111,16 @@ def _trainable(base: Any, spec: FinetuneSpec, masks: Masks) -> Any:
     return base
 
 
-def _epochs(train: Sequence[Tokens], spec: FinetuneSpec) -> Iterator[tuple[int, list[list[Tokens]]]]:
-    """Epochs from 1 with their global batches; `steps`, where given, cuts the last one short."""
-    left = total_steps(len(train), spec)
-    epoch = 0
-    while left > 0:
-        epoch += 1
-        batches = list(epoch_batches(train, spec.batch_size, spec.seed, epoch))[:left]
-        left -= len(batches)
-        yield epoch, batches
-
-
-def total_steps(examples: int, spec: FinetuneSpec) -> int:
-    """Optimizer steps of the whole fine-tuning."""
-    return spec.steps or spec.epochs * steps_per_epoch(examples, spec.batch_size)
-
-
-def _one_epoch(
-    trainer: Trainer, epoch: int, batches: list[list[Tokens]], validation: list[Tokens], meter: Meter
-) -> Row:
-    with meter.window("train", epoch=epoch):
-        loss = trainer.train(batches)
-    with meter.window("evaluate", epoch=epoch):
-        validation_loss = trainer.loss_of(validation)
-    return {
-        "epoch": epoch,
-        "steps": len(batches),
-        "loss": loss,
-        "validation_loss": validation_loss,
-        "tokens": sum(len(tokens.ids) for batch in batches for tokens in batch),
-    }
+def _start(stage_id: str, spec: FinetuneSpec, place: Place, model: Any, pruned: PruningRecord) -> Start:
+    """What a checkpoint must have in common with this training. Weights follow from settings; masks are compared."""
+    trained = {name: list(getattr(p, "ds_shape", p.shape)) for name, p in model.named_parameters() if p.requires_grad}
+    return Start(
+        stage_id,
+        digest=pruned.digest(trained) if place.rank == 0 else "",
+        world_size=place.world_size,
+        zero_stage=spec.zero_stage,
+        versions={library: version(library) for library in ("torch", "deepspeed")},
+    )
 
 
 def _spread(examples: Sequence[Any], wanted: int) -> Sequence[Any]:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from energyaware.assemble import Materials, model_to_serve, plain
 from energyaware.audit import audit
 from energyaware.batches import pad_left, tokenise_prompts
+from energyaware.checkpoints import UNKEPT, Keeping
 from energyaware.errors import StageError
 from energyaware.measuring import Phase, gather, measure
 from energyaware.models import context_length, load_tokenizer
+from energyaware.points import reached
 from energyaware.precision import PRECISIONS
 from energyaware.realise import realise
 from energyaware.rows import Row
@@ -35,11 +37,14 @@ if TYPE_CHECKING:
     from energyaware.tasks.base import Example, Task
 
 
-def infer(stage_id: str, spec: InferenceSpec, place: Place, meter: Meter, store: Store) -> Outcome:
+def infer(
+    stage_id: str, spec: InferenceSpec, place: Place, meter: Meter, store: Store, keeping: Keeping = UNKEPT
+) -> Outcome:
     """Evaluate and measure one configuration.
 
     Raises:
         AuditError: the precision or the mask is not what the settings say.
+        Interrupted: the run is being stopped.
         StageError: a quality metric could not be computed.
     """
     import torch
@@ -50,6 +55,7 @@ def infer(stage_id: str, spec: InferenceSpec, place: Place, meter: Meter, store:
     materials = Materials(tokenizer, [TASKS[name].example(record) for name in spec.tasks for record in splits.train])
     model, pruned = model_to_serve(spec, place, meter, artifact, store.scratch_folder(stage_id), materials)
     model.eval()
+    keeping.check()
     precision = PRECISIONS[spec.precision]
     audited = audit(plain(model), precision)
     columns: Row = {
@@ -64,7 +70,9 @@ def infer(stage_id: str, spec: InferenceSpec, place: Place, meter: Meter, store:
     with torch.inference_mode(), precision.arithmetic():
         with meter.window("evaluate"):
             quality = [row for desk in desks for row in desk.evaluate(place)]
-        columns |= _measure(desks, place, meter, spec)
+        columns |= _measure(desks, place, meter, spec, keeping)
+    if place.rank == 0:
+        reached("measured")
     return Outcome(columns, quality=quality)
 
 
@@ -149,7 +157,7 @@ class _Desk:
         return ids.to(self._model.device), attention.to(self._model.device)
 
 
-def _measure(desks: list[_Desk], place: Place, meter: Meter, spec: InferenceSpec) -> Row:
+def _measure(desks: list[_Desk], place: Place, meter: Meter, spec: InferenceSpec, keeping: Keeping) -> Row:
     """Joules of prefill and decode are in windows of their own; columns say how many requests those handled."""
     batches = [desk.batch(place) for desk in desks]
     requests = len(batches[0][0]) * place.world_size
@@ -167,7 +175,15 @@ def _measure(desks: list[_Desk], place: Place, meter: Meter, spec: InferenceSpec
                 decoder()
 
         phases["decode"] = decode
-    passes = measure(phases, requests, meter, min_window_s=spec.min_window_s, repeats=spec.repeats, seed=spec.seed)
+    passes = measure(
+        phases,
+        requests,
+        meter,
+        min_window_s=spec.min_window_s,
+        repeats=spec.repeats,
+        seed=spec.seed,
+        check=keeping.check,
+    )
     tokens: int = sum(gather(sum(int(attention.sum()) for _, attention in batches)))
     columns: Row = {"prefill_requests": passes["prefill"] * requests, "prompt_tokens": passes["prefill"] * tokens}
     if decoders:

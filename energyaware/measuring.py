@@ -22,6 +22,7 @@ def measure(
     min_window_s: float,
     repeats: int,
     seed: int,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[Phase, int]:
     """Measure each phase in `repeats` windows, in an order that the seed shuffles. Every rank must call it.
 
@@ -32,6 +33,7 @@ def measure(
         min_window_s: a window goes on until it is at least so long.
         repeats: windows of each phase.
         seed: of the order; the same on every rank.
+        check: called before each window; what it raises ends the measurement.
 
     Returns:
         Passes of each phase in all of its windows.
@@ -41,6 +43,7 @@ def measure(
     random.Random(seed).shuffle(order)  # noqa: S311
     passes: dict[Phase, int] = dict.fromkeys(phases, 0)
     for phase, repeat in order:
+        check()
         with meter.window(phase, repeat=repeat) as window:
             done = _fill(phases[phase], fastest_s[phase], min_window_s)
             window.requests = done * requests

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -54,6 +55,15 @@ class PruningRecord:
             verify_structures(model, self.removed)
             return _share(self.removed)
         return achieved_sparsity(model, self.masks)
+
+    def digest(self, trained: Mapping[str, Sequence[int]]) -> str:
+        """Short hash of masks and removed structures, together with names and shapes of what is trained under them."""
+        import numpy as np
+
+        content = hashlib.sha256(json.dumps([dict(self.removed), dict(trained)], sort_keys=True).encode())
+        for name in sorted(self.masks):
+            content.update(name.encode() + np.packbits(self.masks[name].cpu().numpy()).tobytes())
+        return content.hexdigest()[:12]
 
     def columns(self, pruning: Pruning) -> Row:
         """As columns of the stage's row; `sparsity_achieved` is `verify`'s."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from energyaware.checkpoints import Keeping
-from energyaware.errors import StageError
+from energyaware.checkpoints import UNKEPT, Keeping
+from energyaware.errors import OutOfMemory, StageError
+from energyaware.memory import shortage_of
 from energyaware.precision import Hardware
 from energyaware.rows import Row
 from energyaware.spec import FinetuneSpec, StageSpec
+from energyaware.versions import versions
 
 if TYPE_CHECKING:
     from energyaware.energy.base import Meter
@@ -69,12 +71,21 @@ def run_stage(
     The artifact, if the stage makes one, is in the store when this returns; rows are the caller's.
 
     Raises:
+        OutOfMemory: this rank asked for more memory than there is.
         StageError: the stage ended without a result.
     """
+    keeping = keeping or UNKEPT
+    try:
+        return _run(stage_id, spec, place, meter, store, keeping)
+    except Exception as problem:
+        if shortage := shortage_of(problem):
+            raise OutOfMemory(f"{shortage}, {_batch(spec, place)}") from problem
+        raise
+
+
+def _run(stage_id: str, spec: StageSpec, place: Place, meter: Meter, store: Store, keeping: Keeping) -> Outcome:
     import torch
     from transformers.utils import logging
-
-    keeping = keeping or Keeping()
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -83,12 +94,21 @@ def run_stage(
     if isinstance(spec, FinetuneSpec):
         from energyaware.finetune import finetune
 
-        outcome = finetune(stage_id, spec, place, meter, store)
+        outcome = finetune(stage_id, spec, place, meter, store, keeping)
     else:
         from energyaware.inference import infer
 
-        outcome = infer(stage_id, spec, place, meter, store)
+        outcome = infer(stage_id, spec, place, meter, store, keeping)
     return replace(outcome, columns=outcome.columns | _environment(place))
+
+
+def _batch(spec: StageSpec, place: Place) -> str:
+    """What to make smaller."""
+    if not isinstance(spec, FinetuneSpec):
+        return f"with batches of {spec.batch_size} requests"
+    from energyaware.trainer import micro_batch_size
+
+    return f"with micro-batches of {micro_batch_size(spec, place)}"
 
 
 def _check_hardware(spec: StageSpec, place: Place) -> None:
@@ -114,16 +134,13 @@ def warm_up() -> None:
 
 def _environment(place: Place) -> dict[str, Any]:
     import json
-    import platform
-    from importlib.metadata import version
 
     import torch
 
-    names = ("energyaware", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "ray", "codecarbon")
     return {
         "device": place.device,
         "device_name": torch.cuda.get_device_name() if place.device == "cuda" else _processor(),
-        "versions": json.dumps({"python": platform.python_version()} | {name: version(name) for name in names}),
+        "versions": json.dumps(versions()),
     }
 
 

@@ -100,7 +100,7 @@ class Store:
             Fenced: another launcher holds the results.
             StorageError: it cannot be written.
         """
-        self._check_fence()
+        self.check_fence()
         stage_id = row["stage_id"]
         name, content = f"stages/{row['kind']}/{stage_id}.parquet", _parquet(to_table("stages", [row]))
         earlier = self._committed(stage_id) if replace else None
@@ -122,12 +122,12 @@ class Store:
             StorageError: it cannot be written.
         """
         if rows:
-            self._check_fence()
+            self.check_fence()
             self.files.write(f"{table}/{name}.parquet", _parquet(to_table(table, rows)))
 
     def write_plan(self, rows: list[Row]) -> None:
         """Replace the record of what is asked for now."""
-        self._check_fence()
+        self.check_fence()
         self.files.write("plan.parquet", _parquet(to_table("plan", rows)))
 
     def finished(self) -> frozenset[str]:
@@ -178,7 +178,7 @@ class Store:
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a text file at the top."""
-        self._check_fence()
+        self.check_fence()
         self.files.write(name, text.encode())
 
     def read_text(self, name: str) -> str | None:
@@ -195,7 +195,7 @@ class Store:
         staging.mkdir(parents=True)
         try:
             yield staging
-            self._check_fence()
+            self.check_fence()
             reached("artifact-unmoved")
             if self.root is None:
                 put_artifact(self.files, f"artifacts/{stage_id}", staging)
@@ -249,7 +249,8 @@ class Store:
         place = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"energyaware-{user}" / place
 
-    def _check_fence(self) -> None:
+    def check_fence(self) -> None:
+        """Raises Fenced if another launcher holds the results by now."""
         if self._lease is not None and (newest := newest_lease(self.files)) > self._lease:
             raise Fenced(f"{self.url}: another run took the results over (lease {newest}, this one had {self._lease})")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from energyaware.batches import IGNORED, Tokens, pad_right, share_of_rank
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 
     from energyaware.spec import FinetuneSpec
     from energyaware.stage import Place
-
-CHECK_EVERY: Final = 20
-"""Steps between checks that the loss is finite; each costs one reduction over the ranks."""
 
 LOSS_SCALING: Final = {
     "loss_scale": 0,
@@ -34,14 +32,6 @@ MOST_OVERFLOWS: Final = 17
 """Steps in a row whose gradients overflowed: as many as take the scale from its start to its least value."""
 
 
-@dataclass
-class _Sum:
-    """A sum of losses and the number of target tokens it is over."""
-
-    loss: Any
-    targets: int
-
-
 class Trainer:
     """A DeepSpeed engine and the loss it trains on: the mean over the target tokens of the whole global batch.
 
@@ -54,12 +44,14 @@ class Trainer:
         import torch
         from transformers import get_cosine_schedule_with_warmup
 
+        from energyaware.checkpoint_content import prepare
+
         self._place, self._pad_id, self._length = place, pad_id, length
         self._start_id = decoder_start_id(model)
-        self._overflows = 0
-        share = spec.batch_size // place.world_size
-        self._micro = min(spec.micro_batch_size or share, share)
-        self._accumulate = share // self._micro
+        self._trains_a_part = spec.method == "lora"
+        self.micro_batch_size = micro_batch_size(spec, place)
+        self._accumulate = spec.batch_size // place.world_size // self.micro_batch_size
+        self.overflows = 0
         optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
             lr=spec.learning_rate,
@@ -69,30 +61,34 @@ class Trainer:
             model=model,
             optimizer=optimizer,
             lr_scheduler=get_cosine_schedule_with_warmup(optimizer, math.ceil(spec.warmup * steps), steps),
-            config=deepspeed_config(spec, self._micro, place.world_size),
+            config=deepspeed_config(spec, self.micro_batch_size, place.world_size),
         )
+        prepare(self._engine)
 
-    def train(self, batches: list[list[Tokens]]) -> float:
-        """Take one step per batch. Returns the mean loss per target token, in nats."""
+    def step(self, batch: Sequence[Tokens]) -> Tensor:
+        """Take one optimizer step on a global batch.
+
+        Returns:
+            The loss summed over the target tokens of this rank's share, in nats, before the step: float64, on the
+            device, which may still be at work on it.
+        """
+        self._engine.train()
+        total = self.no_loss()
+        targets = targets_of(batch)
+        mine = share_of_rank(batch, self._place.rank, self._place.world_size)
+        for start in range(0, len(mine), self.micro_batch_size):
+            loss = self._summed_loss(mine[start : start + self.micro_batch_size])
+            total += loss.detach()
+            # DeepSpeed takes the mean over ranks and micro-batches; what is wanted is the mean over all targets.
+            self._engine.backward(loss * (self._place.world_size * self._accumulate / targets))
+            self._step()
+        return total
+
+    def no_loss(self) -> Tensor:
+        """Zero, to add losses to."""
         import torch
 
-        self._engine.train()
-        total = _Sum(torch.zeros((), dtype=torch.float64, device=self._engine.device), 0)
-        for step, batch in enumerate(batches, start=1):
-            targets = sum(tokens.targets for tokens in batch)
-            mine = share_of_rank(batch, self._place.rank, self._place.world_size)
-            for start in range(0, len(mine), self._micro):
-                loss = self._summed_loss(mine[start : start + self._micro])
-                total.loss += loss.detach()
-                # DeepSpeed takes the mean over ranks and micro-batches; what is wanted is the mean over all targets.
-                self._engine.backward(loss * (self._place.world_size * self._accumulate / targets))
-                self._step()
-            total.targets += targets
-            if step % CHECK_EVERY == 0 or step == len(batches):
-                mean = _over_ranks(total.loss) / total.targets
-                if not math.isfinite(mean):
-                    raise Diverged(f"the loss became {mean} by step {self._engine.global_steps}")
-        return mean
+        return torch.zeros((), dtype=torch.float64, device=self._engine.device)
 
     def _step(self) -> None:
         """A micro-step; the last of a batch moves the weights.
@@ -109,9 +105,9 @@ class Trainer:
                 raise Diverged("gradients overflow even at the least loss scale") from error
             raise
         if moves:
-            self._overflows = self._overflows + 1 if self._engine.skipped_steps > skipped else 0
-        if self._overflows >= MOST_OVERFLOWS:
-            raise Diverged(f"gradients overflowed in {self._overflows} steps in a row")
+            self.overflows = self.overflows + 1 if self._engine.skipped_steps > skipped else 0
+        if self.overflows >= MOST_OVERFLOWS:
+            raise Diverged(f"gradients overflowed in {self.overflows} steps in a row")
 
     @property
     def steps_taken(self) -> int:
@@ -124,11 +120,13 @@ class Trainer:
 
         self._engine.eval()
         mine = share_of_rank(tokens, self._place.rank, self._place.world_size)
-        total = torch.zeros((), dtype=torch.float64, device=self._engine.device)
+        total = self.no_loss()
         with torch.no_grad():
-            for start in range(0, len(mine), self._micro):
-                total += self._summed_loss(mine[start : start + self._micro])
-        return _over_ranks(total) / sum(item.targets for item in tokens)
+            for start in range(0, len(mine), self.micro_batch_size):
+                total += self._summed_loss(mine[start : start + self.micro_batch_size])
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(total)
+        return float(total) / targets_of(tokens)
 
     def _summed_loss(self, tokens: list[Tokens]) -> Tensor:
         """Cross-entropy summed over the target tokens, in nats."""
@@ -148,9 +146,38 @@ class Trainer:
         partitioned = [p for p in self._engine.module.parameters() if hasattr(p, "ds_id")]
         return deepspeed.zero.GatheredParameters(partitioned, modifier_rank=None)
 
+    def save(self, folder: Path) -> dict[str, int]:
+        """Write this rank's part of a checkpoint; see `energyaware.checkpoint_content`. Every rank must call it."""
+        from energyaware.checkpoint_content import save
+
+        return save(self._engine, folder, self._place.rank, trained_only=self._trains_a_part)
+
+    def load(self, folder: Path, overflows: int) -> None:
+        """Go on from a checkpoint, before the first step. Every rank must call it.
+
+        Args:
+            folder: of the checkpoint.
+            overflows: steps in a row whose gradients had overflowed.
+        """
+        from energyaware.checkpoint_content import load
+
+        load(self._engine, folder, self._place.rank, trained_only=self._trains_a_part)
+        self.overflows = overflows
+
     def destroy(self) -> None:
         """Release the engine's hooks, buffers and optimizer."""
         self._engine.destroy()
+
+
+def micro_batch_size(spec: FinetuneSpec, place: Place) -> int:
+    """Examples per worker and forward pass."""
+    share = spec.batch_size // place.world_size
+    return min(spec.micro_batch_size or share, share)
+
+
+def targets_of(tokens: Sequence[Tokens]) -> int:
+    """Target tokens of all examples together."""
+    return sum(item.targets for item in tokens)
 
 
 def deepspeed_config(spec: FinetuneSpec, micro_batch: int, world_size: int) -> dict[str, Any]:
@@ -173,13 +200,3 @@ def deepspeed_config(spec: FinetuneSpec, micro_batch: int, world_size: int) -> d
 def out_of_scale(error: Exception) -> bool:
     """Whether DeepSpeed gave up lowering the loss scale, for which it has no class of its own."""
     return "loss scale already at minimum" in str(error)
-
-
-def _over_ranks(value: Tensor) -> float:
-    """The sum of a value over all ranks."""
-    import torch
-
-    value = value.clone()
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-    return float(value)

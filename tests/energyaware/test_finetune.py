@@ -2,19 +2,22 @@
 
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cluster.gang import Gang, WorkerResources
+from energyaware.checkpoints import CheckpointRule, Keeping
 from energyaware.energy.base import NullMeter
-from energyaware.errors import Diverged
+from energyaware.errors import Diverged, Interrupted
 from energyaware.masks import achieved_sparsity, load_masks
 from energyaware.model_ref import folder_ref
 from energyaware.models import load_model
 from energyaware.precision import PRECISIONS
 from energyaware.spec import DENSE, FinetuneSpec, InferenceSpec, Pruning, stage_id
-from energyaware.stage import run_stage, warm_up
+from energyaware.stage import Carried, run_stage, warm_up
 from energyaware.store import Store
 from energyaware.tasks.data import files_ref
 from tests.own_data import COLUMNS, save_tickets
@@ -65,13 +68,13 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def finetune(gang_of, base, tmp_path):
-    def finetune(workers=2, **changes):
+    def finetune(workers=2, results=None, keeping=None, **changes):
         spec = dataclasses.replace(base, **changes)
-        store = Store(tmp_path / f"results-{workers}")
+        store = Store(tmp_path / (results or f"results-{workers}"))
         store.create()
         name = stage_id(spec)
         with store.scratch(name):
-            outcome = gang_of(workers).run(run_stage, lambda rank: (name, spec, rank, NullMeter(), store))[0]
+            outcome = gang_of(workers).run(run_stage, lambda rank: (name, spec, rank, NullMeter(), store, keeping))[0]
         return outcome, store.artifact(name), spec, store
 
     return finetune
@@ -117,6 +120,32 @@ def test_the_same_settings_give_the_same_numbers_and_another_seed_others(finetun
     first = losses(finetune(method="lora")[0])
     assert losses(finetune(method="lora")[0]) == first
     assert losses(finetune(method="lora", seed=1)[0]) != first
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_two_workers_that_go_on_from_a_checkpoint_end_as_if_never_interrupted(finetune, tmp_path, method, zero_stage):
+    spec = {"method": method, "zero_stage": zero_stage, "pruning": HALF, "lora_dropout": 0.2}
+    expected, artifact, settings, _ = finetune(results="uninterrupted", **spec)
+    rule = CheckpointRule(every_steps=5, keep=100)
+    leaving, *_ = finetune(results="leaving", keeping=Keeping(1, rule), **spec)
+    assert leaving.epochs == expected.epochs
+    folder = f"checkpoints/{stage_id(settings)}/00000005"
+    shutil.copytree(tmp_path / "leaving" / folder, tmp_path / "resumed" / folder)
+    resumed, found, *_ = finetune(results="resumed", keeping=Keeping(2), **spec)
+    assert resumed.epochs == expected.epochs
+    assert resumed.carried == (Carried(1, 0, 5),)
+    weights, wanted = (load_file(next(where.glob("*model.safetensors"))) for where in (found, artifact))
+    assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
+
+
+def test_workers_that_are_stopped_leave_a_checkpoint_that_they_go_on_from(finetune):
+    expected, *_ = finetune(results="uninterrupted")
+    with pytest.raises(Interrupted, match="the run was stopped; it goes on from step 1"):
+        finetune(results="stopped", keeping=Keeping(1, stopping=lambda: True))
+    resumed, *_ = finetune(results="stopped", keeping=Keeping(2))
+    assert resumed.epochs == expected.epochs
+    assert resumed.carried == (Carried(1, 0, 1),)
 
 
 def test_steps_cut_the_last_epoch_short(finetune):

@@ -63,7 +63,8 @@ def test_the_loss_is_the_mean_over_all_target_tokens_of_full_forwards_one_by_one
             total -= float(logits.log_softmax(-1).gather(-1, torch.tensor([answer]).T).sum())
             targets += len(answer)
     assert trainer.loss_of(tokens) == pytest.approx(total / targets, rel=1e-5)
-    assert trainer.train([tokens[start : start + 4] for start in (0, 4, 8)]) == pytest.approx(total / targets, rel=0.5)
+    before = sum(float(trainer.step(tokens[start : start + 4])) for start in (0, 4, 8))
+    assert before == pytest.approx(total, rel=0.5)
     assert trainer.steps_taken == 3
     assert trainer.loss_of(tokens) < total / targets
 
@@ -125,15 +126,20 @@ def overflow_in(model, steps):
     next(model.parameters()).register_hook(overflow)
 
 
+def take(trainer, tokens, steps):
+    for _ in range(steps):
+        trainer.step(tokens[:4])
+
+
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_overflows_are_skipped_and_no_divergence_while_they_end(made, zero_stage):
     trainer, tokens, model = made(precision="bf16", zero_stage=zero_stage)
     overflow_in(model, steps=5)
     before = trainer.loss_of(tokens)
-    trainer.train([tokens[:4]] * 5)
+    take(trainer, tokens, 5)
     assert trainer.steps_taken == 0
     assert trainer.loss_of(tokens) == before
-    trainer.train([tokens[:4]] * 10)
+    take(trainer, tokens, 10)
     assert trainer.steps_taken == 10
     assert trainer.loss_of(tokens) < before
 
@@ -142,4 +148,20 @@ def test_overflows_without_an_end_are_a_divergence(made):
     trainer, tokens, model = made(precision="bf16", zero_stage=1)
     overflow_in(model, steps=1000)
     with pytest.raises(Diverged, match=f"gradients overflowed in {MOST_OVERFLOWS} steps in a row"):
-        trainer.train([tokens[:4]] * 40)
+        take(trainer, tokens, 40)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_overflows_are_counted_on_over_a_checkpoint(made, tmp_path, zero_stage):
+    trainer, tokens, model = made(precision="bf16", zero_stage=zero_stage)
+    overflow_in(model, steps=3)
+    take(trainer, tokens, 3)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    files = trainer.save(folder)
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == files
+    resumed, *_ = made(precision="bf16", zero_stage=zero_stage)
+    resumed.load(folder, trainer.overflows)
+    assert (resumed.overflows, resumed.steps_taken) == (3, 0)
+    take(resumed, tokens, 1)
+    assert (resumed.overflows, resumed.steps_taken) == (0, 1)
