@@ -112,6 +112,9 @@ class Worker:
             os.environ.setdefault(cache, "64")  # kernels kept per shape: 1024 of them grew a worker by 500 MB
         if rank.local_world_size == rank.world_size:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        elif interface := interface_of(ray.util.get_node_ip_address()):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # without "=" it would be a prefix
         if rank.device == "cuda":
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         import torch
@@ -257,6 +260,18 @@ def _raise_death(calls: list[Any]) -> None:
     for call in ray.wait(calls, num_returns=len(calls), timeout=DEATH_NOTICE_S)[0] if calls else []:
         with contextlib.suppress(ray.exceptions.RayTaskError):
             ray.get(call)
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface that has the address; None where none has it, as behind address translation.
+
+    Ray's address of a node is what other nodes reach it by. Left to themselves, gloo takes the address of the host's
+    name, often loopback, and NCCL the first interface it finds.
+    """
+    import psutil
+
+    owners = (name for name, owned in psutil.net_if_addrs().items() if address in {each.address for each in owned})
+    return next(owners, None)
 
 
 def measure_memory() -> Memory:

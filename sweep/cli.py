@@ -3,64 +3,38 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from energyaware.errors import EnergyawareError, InputError
+from energyaware.errors import EnergyawareError, InputError, StorageError
+from sweep.cli_results import show_ranking
+from sweep.options import (
+    Address,
+    Detach,
+    Folder,
+    Format,
+    PlanFormat,
+    RerunChanged,
+    Results,
+    RetryFailed,
+    SweepFile,
+    app,
+    asked_ranking,
+    asked_sweep,
+    console,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from sweep.config import Sweep
+    from sweep.left import Wish
 
-DONE, FAILED_STAGES, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """What wrong arguments raise: click's own error, wherever this version of typer keeps click."""
-
-app = typer.Typer(
-    name="energyaware",
-    help="Which precision and which pruning gives my model, on my task, the best quality per joule?",
-    epilog="Try: energyaware run examples/quickstart.yaml",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-class Format(StrEnum):
-    """How an answer is printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
-class PlanFormat(StrEnum):
-    """How a plan is printed."""
-
-    table = "table"
-    json = "json"
-
-
-class RankedEnergy(StrEnum):
-    """Whose joules are ranked."""
-
-    gross = "gross"
-    net = "net"
-
-
-SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")]
-Results = Annotated[str | None, typer.Option(metavar="DIR", help="Results folder, in place of the sweep file's.")]
-Address = Annotated[
-    str, typer.Option(help="local: Ray on this machine. auto or HOST:PORT: a running Ray cluster.", metavar="ADDRESS")
-]
 
 
 @app.command(epilog="Example: energyaware plan examples/quickstart.yaml --format json")
@@ -82,102 +56,92 @@ def plan(
     if form is PlanFormat.json:
         print(as_json(sweep, stages, finished))
     else:
-        _console().print(as_table(sweep, stages, finished))
+        console().print(as_table(sweep, stages, finished))
 
 
 @app.command(epilog="Example: energyaware run examples/quickstart.yaml --results results/quickstart")
-def run(file: SweepFile, results: Results = None, address: Address = "local") -> None:
-    """Run a sweep, and go on where an earlier run of it stopped; then show the ranking."""
+def run(
+    file: SweepFile,
+    results: Results = None,
+    address: Address = "local",
+    retry_failed: RetryFailed = False,
+    rerun_changed: RerunChanged = False,
+    detached: Detach = False,
+) -> None:
+    """Run a sweep, and go on where an earlier run of it stopped; then show the ranking.
+
+    Ctrl-C once: running fine-tunings leave a checkpoint, then the run stops. Twice: it stops at once.
+    """
+    from sweep.left import Wish
     from sweep.sweep_file import load
 
-    _run(load(file), results, address, file)
+    sweep, wish = load(file), Wish(retry_failed, rerun_changed)
+    if detached:
+        _detach(file, results or sweep.results, address, wish)
+    _run(sweep, results, address, file, wish)
 
 
-@app.command(epilog="Example: energyaware resume results/quickstart")
-def resume(directory: Folder, address: Address = "local") -> None:
-    """Go on with a sweep from its results folder alone."""
+@app.command(epilog="Example: energyaware resume results/quickstart --retry-failed")
+def resume(
+    directory: Folder,
+    address: Address = "local",
+    retry_failed: RetryFailed = False,
+    rerun_changed: RerunChanged = False,
+    detached: Detach = False,
+) -> None:
+    """Go on with a sweep from its results alone."""
+    from sweep.left import Wish
     from sweep.sweep_file import load
 
-    asked = directory / "sweep.yaml"
-    if not asked.exists():
+    asked = asked_sweep(directory)
+    if asked is None:
         raise InputError(directory, "", "holds no sweep.yaml: not a results folder of energyaware run")
-    _run(load(asked), str(directory), address, asked)
+    wish = Wish(retry_failed, rerun_changed)
+    if detached:
+        _detach(None, directory, address, wish)
+    with tempfile.TemporaryDirectory(prefix="energyaware-") as folder:
+        file = Path(folder) / "sweep.yaml"
+        file.write_text(asked)
+        sweep = load(file)
+    _run(sweep, directory, address, f"{directory.rstrip('/')}/sweep.yaml", wish)
 
 
-def _run(sweep: Sweep, results: str | None, address: str, source: Path) -> None:
+def _detach(file: Path | None, results: str, address: str, wish: Wish) -> NoReturn:
+    from sweep.detach import detach
+
+    raise typer.Exit(detach(file, results, address, wish.options(), console()))
+
+
+def _run(sweep: Sweep, results: str | None, address: str, source: object, wish: Wish) -> None:
     from analysis.comparable import NotComparable
+    from analysis.load import load
     from energyaware.store import Store
     from sweep.runner import run as run_sweep
 
-    console = _console(stderr=True)
+    out = console(stderr=True)
     store = Store(results or sweep.results)
-    ended = run_sweep(sweep, store, address, console, source)
+    ended = run_sweep(sweep, store, address, out, source, wish)
+    if ended.stopped_by:
+        raise StorageError(f"stopped: {ended.stopped_by}; the same command goes on from here")
     if ended.interrupted:
-        console.print(f"stopped; the same command, or [bold]energyaware resume {store.root}[/], goes on from here")
+        out.print(f"stopped; the same command, or [bold]energyaware resume {store.url}[/], goes on from here")
         raise typer.Exit(INTERRUPTED)
     try:
-        _show_ranking(store.root, _asked_ranking(store.root), Format.table)
+        show_ranking(ended.results or load(store.url), asked_ranking(store.url), Format.table)
     except NotComparable as problem:
-        console.print(f"not ranked: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"results in {store.root}", highlight=False, soft_wrap=True)
+        out.print(f"not ranked: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"results in {store.url}", highlight=False, soft_wrap=True)
     if ended.failed:
-        raise typer.Exit(FAILED_STAGES)
+        raise typer.Exit(FAILED)
 
 
-@app.command(epilog="Example: energyaware status results/quickstart")
-def status(
-    directory: Folder,
-    form: Annotated[PlanFormat, typer.Option("--format", help="How to print it.")] = PlanFormat.table,
-) -> None:
-    """Tell what is done, running, failed and left, joules spent and lost, whether nodes add up, and the time left."""
-    from analysis.load import load
-    from analysis.status import as_json, as_table
-    from analysis.status import status as status_of
+@app.command(epilog="Example: energyaware compact results/quickstart")
+def compact(directory: Folder) -> None:
+    """Merge the many small files of results into few, which are read faster. May be interrupted at any time."""
+    from energyaware.store import Store
+    from sweep.compaction import compact_results
 
-    found = status_of(load(directory))
-    if form is PlanFormat.json:
-        print(as_json(found))
-    else:
-        _console().print(as_table(found), soft_wrap=True)
-
-
-@app.command(epilog="Example: energyaware rank results/quickstart --weight 0.7 --requests 1000000 --format json")
-def rank(
-    directory: Folder,
-    weight: Annotated[
-        float | None, typer.Option(help="w of R = w*phi + (1-w)*rho, from 0 (quality) to 1 (energy).")
-    ] = None,
-    requests: Annotated[int | None, typer.Option(help="Requests the fine-tuning's joules are spread over.")] = None,
-    phi: Annotated[str | None, typer.Option(help="Normalisation of energy: minmax or ratio.")] = None,
-    energy: Annotated[
-        RankedEnergy, typer.Option(help="gross: joules as metered. net: those beyond idle power.")
-    ] = RankedEnergy.gross,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Rank measured against estimated energy all the same, and say so.")
-    ] = False,
-    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
-) -> None:
-    """Rank configurations by quality and joules per request. Defaults are those of the sweep file."""
-    asked = _asked_ranking(directory)
-    given = {"weight": weight, "requests": requests, "phi": phi, "allow_mixed": allow_mixed or None}
-    options = asked | {name: value for name, value in given.items() if value is not None}
-    _show_ranking(directory, options | {"energy": energy.value}, form)
-
-
-@app.command(
-    epilog='Example: energyaware query results/quickstart "SELECT kind, sum(energy_j) FROM stages GROUP BY kind"'
-)
-def query(
-    directory: Folder,
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT over the tables.")],
-    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
-) -> None:
-    """Ask the tables in SQL: plan, stages, attempts, epochs, quality, energy, nodes, ranking. Reads only."""
-    from analysis.load import load
-    from analysis.query import query as ask
-    from analysis.query import render
-
-    _print(render(ask(load(directory), sql, **_asked_ranking(directory)), form.value))
+    console().print(compact_results(Store(directory)), highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: energyaware meters --country USA --region california --seconds 5")
@@ -195,41 +159,10 @@ def meters(
     if form is PlanFormat.json:
         print(as_json(report))
         return
-    console = _console()
-    console.print(as_table(report))
+    out = console()
+    out.print(as_table(report))
     for note in notes(report):  # unbroken, so that commands in it can be copied
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
-
-
-def _show_ranking(directory: Path, options: dict[str, Any], form: Format) -> None:
-    from analysis.load import load
-    from analysis.show import answer, as_csv, as_json, as_table
-
-    found = answer(load(directory), **options)
-    _print({Format.json: as_json, Format.csv: as_csv, Format.table: as_table}[form](found))
-
-
-def _asked_ranking(directory: Path) -> dict[str, Any]:
-    """The ranking settings of the sweep that the folder belongs to; none where it has no sweep file."""
-    import yaml
-
-    path = directory / "sweep.yaml"
-    content = yaml.safe_load(path.read_text()) if path.exists() else None
-    asked: dict[str, Any] = (content or {}).get("ranking") or {}
-    return {name: asked[name] for name in ("weight", "requests", "phi", "allow_mixed") if name in asked}
-
-
-def _print(text: Any) -> None:
-    if isinstance(text, str):
-        print(text.rstrip("\n"))
-    else:
-        _console().print(text)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr)
+        out.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> NoReturn:
@@ -238,6 +171,8 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except StorageError as problem:
+        _refuse(str(problem), FAILED)
     except EnergyawareError as problem:
         _refuse(str(problem))
     except USAGE_ERROR as problem:
@@ -247,6 +182,6 @@ def main() -> NoReturn:
     sys.exit(code or DONE)
 
 
-def _refuse(problem: str) -> NoReturn:
+def _refuse(problem: str, code: int = BAD_INPUT) -> NoReturn:
     print(f"error: {' '.join(problem.split())}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    sys.exit(code)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from energyaware.checkpoints import CheckpointRule
 from energyaware.energy.base import Component, MeterSettings
 from energyaware.spec import Method
 from energyaware.tasks import TASKS
@@ -196,6 +197,15 @@ class Checkpoints(Part):
     """How many of a stage's checkpoints are kept. All are removed when the stage is finished."""
     max_gb: Annotated[float, Field(gt=0)] | None = None
     """No more of a stage's older checkpoints are kept than fit into this; the last one always is."""
+
+    def rule(self) -> CheckpointRule:
+        """As a fine-tuning takes them."""
+        return CheckpointRule(
+            every_steps=self.every_steps,
+            every_s=None if self.every_minutes is None else 60 * self.every_minutes,
+            keep=self.keep,
+            max_bytes=None if self.max_gb is None else int(self.max_gb * 1e9),
+        )
 
 
 class Failures(Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,13 +11,14 @@ import ray
 from energyaware.energy.base import MeterSettings, WindowName
 from energyaware.energy.holder import Key
 from energyaware.energy.service import NodeService, Post
+from energyaware.errors import MeterLost
 from energyaware.rows import Row
 
 MAX_RESTARTS: Final = 10
 """Of one node's meter in one run."""
 
-WHILE_RESTARTING: Final = 3
-"""Times that a call which means the same to the next meter is asked again of it, where the one asked is gone."""
+START_S: Final = 120.0
+"""For finding the sources and reading idle power."""
 
 
 @ray.remote(num_cpus=0, max_restarts=MAX_RESTARTS, max_concurrency=8)
@@ -29,14 +31,26 @@ class NodeMeter:
 
     def __init__(self, post: Post, settings: MeterSettings) -> None:
         self._post, self._settings = post, settings
+        self._started = threading.Event()
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self.start()
 
     def start(self) -> None:
         """Find the sources and read idle power. Apart, for Ray hides what a constructor raises."""
-        self._service = NodeService(self._post, self._settings)
+        self._own = NodeService(self._post, self._settings)
+        self._started.set()
 
-    @ray.method(max_task_retries=WHILE_RESTARTING)  # type: ignore[untyped-decorator]
+    @property
+    def _service(self) -> NodeService:
+        """Waited for by a stage on a node that joined a moment ago."""
+        if not self._started.wait(START_S):
+            raise MeterLost(f"the meter of {self._post.node} did not start in {START_S:.0f} s")
+        return self._own
+
+    def post(self) -> Post:
+        """Where it stands."""
+        return self._post
+
     def begin(self, about: Row, pids: Sequence[int], gpus: Sequence[str], cores: float) -> None:
         """As the service's."""
         self._service.begin(about, pids, gpus, cores)
@@ -49,7 +63,6 @@ class NodeMeter:
         """As the service's."""
         self._service.close(token, requests)
 
-    @ray.method(max_task_retries=WHILE_RESTARTING)  # type: ignore[untyped-decorator]
     def end(self, key: Key, *, kept: bool) -> list[Row]:
         """As the service's."""
         return self._service.end(key, kept=kept)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import ray
@@ -14,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from energyaware.energy.base import MeterSettings, WindowName
 from energyaware.energy.holder import Key
 from energyaware.energy.service import Post
-from energyaware.errors import StageError
+from energyaware.errors import MeterLost
 from energyaware.rows import Row
 from energyaware.store import Store
 from sweep.meter_actor import NodeMeter
@@ -22,6 +25,12 @@ from sweep.recover import saved_rows
 
 ANSWER_S: Final = 60.0
 """A meter that does not answer for so long is gone with its node."""
+
+LAST_WORDS_S: Final = 10.0
+"""For all meters to say what they have at the end of a run; their ledgers are in the results besides."""
+
+WATCH_S: Final = 2.0
+"""Between two looks for nodes that joined the cluster."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ def _answer(asked: Any) -> Any:
     try:
         return ray.get(asked)
     except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError) as problem:
-        raise StageError(f"the node's meter died: {type(problem).__name__}") from None
+        raise MeterLost(f"the node's meter died: {type(problem).__name__}") from None
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,127 @@ class Meter:
     post: Post
 
 
-Meters = Mapping[str, Meter]
-"""By Ray's node id."""
+@dataclass(frozen=True)
+class MeterBook:
+    """Finds the meters of a run by Ray's node id, from any of its processes."""
+
+    run: str
+
+    def name(self, node_id: str) -> str:
+        """Of the node's meter among the actors of this run."""
+        return f"meter-{self.run}-{node_id}"
+
+    def of(self, node_id: str) -> Meter:
+        """The node's meter; that of a node which joined a moment ago is waited for.
+
+        Raises:
+            MeterLost: there is none.
+        """
+        deadline_s = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                actor = ray.get_actor(self.name(node_id))
+                return Meter(actor, ray.get(actor.post.remote(), timeout=ANSWER_S))
+            except (ValueError, ray.exceptions.RayError) as problem:
+                if time.monotonic() > deadline_s:
+                    raise MeterLost(f"node {node_id[:8]} has no meter: {type(problem).__name__}") from None
+                time.sleep(WATCH_S / 4)
+
+
+class NodeMeters:
+    """The meters of a run in its driver: one on every node, also on those that join later.
+
+    Args:
+        settings: how to meter.
+        store: where ledgers are kept; None keeps none.
+        run: name of the run.
+        sweep: name of the sweep.
+        compute_on_gpus: whether stages will compute on the GPUs they hold.
+    """
+
+    def __init__(
+        self, settings: MeterSettings, store: Store | None, *, run: str, sweep: str, compute_on_gpus: bool = False
+    ) -> None:
+        self._settings, self._store, self._sweep, self._on_gpus = settings, store, sweep, compute_on_gpus
+        self.book = MeterBook(run)
+        self._meters: dict[str, Meter] = {}
+        self._stop = threading.Event()
+
+    def all(self) -> list[Meter]:
+        """Those of nodes that are gone, too: their ledgers are not."""
+        return list(self._meters.values())
+
+    @property
+    def node_ids(self) -> list[str]:
+        """Ray's ids of the nodes that have had a meter."""
+        return list(self._meters)
+
+    def name_of(self, node_id: str) -> str:
+        """Of a node, as it stands in the rows."""
+        return self._meters[node_id].post.node if node_id in self._meters else node_id[:8]
+
+    def start(self) -> None:
+        """Have a meter on every node of the cluster; each knows its node's idle power when this returns.
+
+        Raises:
+            InputError: the settings name a place without data, or a component that a node cannot read.
+        """
+        new = self._post_new(self._settings)
+        try:
+            ray.get([meter.actor.start.remote() for meter in new])
+        except ray.exceptions.RayTaskError as problem:
+            raise problem.cause from None
+
+    def watch(self) -> None:
+        """From now on, have one on every node that joins. What it draws when idle is not known: stages may be on it."""
+        threading.Thread(target=self._watch, name="new nodes", daemon=True).start()
+
+    def finish(self) -> list[Row]:
+        """Stop metering. Returns the last words of the meters that can still speak."""
+        self._stop.set()
+        asked = [meter.actor.finish.remote() for meter in self.all()]
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=LAST_WORDS_S) if asked else ([], [])
+        words = []
+        for answer in answered:
+            with suppress(ray.exceptions.RayError):  # a signal to all processes of the run ends the meters too
+                words.append(ray.get(answer))
+        return words
+
+    def _watch(self) -> None:
+        while not self._stop.wait(WATCH_S):
+            with suppress(ray.exceptions.RayError, ConnectionError):
+                for meter in self._post_new(replace(self._settings, idle_s=0.0)):
+                    meter.actor.start.remote()
+
+    def _post_new(self, settings: MeterSettings) -> list[Meter]:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        names = Counter(node["NodeManagerHostname"] for node in nodes)
+        new = []
+        for node in nodes:
+            if (node_id := node["NodeID"]) in self._meters:
+                continue
+            host = node["NodeManagerHostname"]
+            name = host if names[host] == 1 else f"{host}-{node['NodeManagerAddress']}"
+            place = self._store.ledger(self.book.run, name) if self._store else None
+            post = Post(name, self.book.run, self._sweep, place, self._on_gpus)
+            actor = NodeMeter.options(  # type: ignore[attr-defined]
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False), name=self.book.name(node_id)
+            ).remote(post, settings)
+            self._meters[node_id] = Meter(actor, post)
+            new.append(self._meters[node_id])
+        return new
+
+
+def answered(ask: Callable[[], Any]) -> Any:
+    """What a meter says; one that is being started anew is asked again, for what means the same to its successor."""
+    deadline_s = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            return ray.get(ask(), timeout=ANSWER_S)
+        except ray.exceptions.ActorUnavailableError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(WATCH_S / 4)
 
 
 def end(meters: Iterable[Meter], key: Key) -> list[Row]:
@@ -66,21 +194,24 @@ def end(meters: Iterable[Meter], key: Key) -> list[Row]:
 
     Raises:
         RayError: a meter is gone.
-        StageError: a meter was started anew meanwhile: the attempt's joules are not known.
+        MeterLost: a meter was started anew meanwhile: the attempt's joules are not known.
     """
-    rows = ray.get([meter.actor.end.remote(key, kept=True) for meter in meters], timeout=ANSWER_S)
+    rows = [answered(partial(meter.actor.end.remote, key, kept=True)) for meter in meters]
     if not all(rows):
-        raise StageError("a node's meter was started anew while the stage ran: its joules are not known")
+        raise MeterLost("a node's meter was started anew while the stage ran: its joules are not known")
     return [row for node_rows in rows for row in node_rows]
 
 
 def end_lost(meters: Iterable[Meter], key: Key, store: Store) -> list[Row]:
     """What meters know of an attempt that ended without a result, or had saved of it when they died."""
+    asked = {meter.actor.end.remote(key, kept=False): meter for meter in meters}
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
     rows = []
-    for meter in meters:
+    for answer, meter in asked.items():
         found: list[Row] = []
-        with suppress(ray.exceptions.RayError):
-            found = ray.get(meter.actor.end.remote(key, kept=False), timeout=ANSWER_S)
+        if answer in answered:
+            with suppress(ray.exceptions.RayError):
+                found = ray.get(answer)
         rows += found or saved_rows(store, key, meter.post.node)
     return rows
 
@@ -89,35 +220,3 @@ def forget(meters: Iterable[Meter], key: Key) -> None:
     """The rows of an attempt are in the results."""
     for meter in meters:
         meter.actor.forget.remote(key)
-
-
-def start_meters(
-    settings: MeterSettings, store: Store | None, *, run: str, sweep: str, compute_on_gpus: bool = False
-) -> Meters:
-    """A meter on every node of the cluster; each knows its node's idle power.
-
-    Args:
-        settings: how to meter.
-        store: where ledgers are kept; None keeps none.
-        run: name of the run.
-        sweep: name of the sweep.
-        compute_on_gpus: whether stages will compute on the GPUs they hold.
-
-    Raises:
-        InputError: the settings name a place without data, or a component that a node cannot read.
-    """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    names = Counter(node["NodeManagerHostname"] for node in nodes)
-    meters = {}
-    for node in nodes:
-        host = node["NodeManagerHostname"]
-        name = host if names[host] == 1 else f"{host}-{node['NodeManagerAddress']}"
-        post = Post(name, run, sweep, store.ledger(run, name) if store else None, compute_on_gpus)
-        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        actor = NodeMeter.options(scheduling_strategy=place).remote(post, settings)  # type: ignore[attr-defined]
-        meters[node["NodeID"]] = Meter(actor, post)
-    try:
-        ray.get([meter.actor.start.remote() for meter in meters.values()])
-    except ray.exceptions.RayTaskError as problem:
-        raise problem.cause from None
-    return meters

@@ -17,8 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from energyaware.rows import Row
-from sweep.node_meter import Meters
+from sweep.failures import Again
+from sweep.node_meter import NodeMeters
 from sweep.plan import PlannedStage
+from sweep.tries import Tries
 
 POLL_S: Final = 1.0
 
@@ -29,10 +31,10 @@ class Progress:
     On a terminal a live picture; elsewhere one line per event.
     """
 
-    def __init__(self, total: int, left: Collection[PlannedStage], meters: Meters, console: Console) -> None:
-        self._total, self._done, self._failed, self._blocked = total, total - len(left), 0, 0
+    def __init__(self, done: int, failed: int, left: Collection[Tries], meters: NodeMeters, console: Console) -> None:
+        self._total, self._done, self._failed, self._blocked = done + failed + len(left), done, failed, 0
         self._meters, self._console = meters, console
-        self._left = {stage.stage_id: stage for stage in left}
+        self._left = {tries.stage.stage_id: tries.stage for tries in left}
         self._durations: dict[str, list[float]] = defaultdict(list)
         self._energy_j, self._kinds = 0.0, set[str]()
         self._running: dict[str, float] = {}
@@ -65,10 +67,13 @@ class Progress:
                 self._running[stage.stage_id] = time.monotonic()
                 return
             self._running.pop(stage.stage_id, None)
-            self._left.pop(stage.stage_id, None)
             self._now.pop(stage.stage_id, None)
+            if event != "again":
+                self._left.pop(stage.stage_id, None)
             if event == "blocked":
                 self._blocked += 1
+            elif event == "again" or ended["state"] == "interrupted":
+                pass
             elif ended["state"] == "finished":
                 self._done += 1
                 self._durations[stage.spec.kind].append(ended["duration_s"])
@@ -83,6 +88,8 @@ class Progress:
         finished = ended["state"] == "finished"
         line = Text(f"[{self._done:>{len(str(self._total))}}/{self._total}] ", style="bold")
         line.append(f"{stage.title:<34}", style="" if finished else "red")
+        if again := ended.get("again"):
+            return line.append(f" {ended['state']}: {ended['reason']}; {_how(again)}", style="yellow")
         if not finished:
             return line.append(f" {ended['state']}: {ended.get('reason') or 'no reason given'}", style="red")
         energy = "? J" if ended["energy_j"] is None else f"{ended['energy_j']:,.0f} J"
@@ -129,7 +136,7 @@ class Progress:
     def _poll(self) -> None:
         while not self._stop.wait(POLL_S):
             try:
-                seen = ray.get([meter.actor.now.remote() for meter in self._meters.values()], timeout=POLL_S * 5)
+                seen = ray.get([meter.actor.now.remote() for meter in self._meters.all()], timeout=POLL_S * 5)
             except Exception:  # noqa: S112
                 continue
             with self._lock:
@@ -142,6 +149,12 @@ class Progress:
                     for now in seen
                     for stage_id, _, window, epoch, duration_s in now["open"]
                 }
+
+
+def _how(again: Again) -> str:
+    """When, and with what, a stage is tried again."""
+    when = f"trying again in {again.delay_s:g} s" if again.delay_s else "trying again"
+    return when + (f" with micro-batches of {again.micro_batch_size}" if again.micro_batch_size else "")
 
 
 def _minutes(seconds: float) -> str:

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 from datetime import UTC, datetime
 
 from energyaware.energy.carbon import Factors
 from energyaware.energy.holder import Key
+from energyaware.points import reached
 from energyaware.rows import Row
 from energyaware.spec import canonical_json
 from energyaware.stage import Outcome
 from energyaware.store import Store
+from sweep.carry import carry, progress
 from sweep.plan import PlannedStage, configuration_columns
 from sweep.totals import Totals, of_window, per_request
 
@@ -23,6 +26,7 @@ class Attempt:
     workers: int
     nodes: tuple[str, ...]
     started_at: datetime
+    micro_batch_size: int | None = None
 
     @property
     def name(self) -> str:
@@ -43,36 +47,59 @@ class Attempt:
             "kind": self.stage.spec.kind,
             "started_at": self.started_at,
             "workers": self.workers,
+            "micro_batch_size": self.micro_batch_size,
             "nodes": list(self.nodes),
             "settings": canonical_json(self.stage.spec),
         }
 
 
 def record_finished(
-    store: Store, attempt: Attempt, outcome: Outcome, energy: list[Row], *, sweep: str, factors: Factors
+    store: Store,
+    attempt: Attempt,
+    outcome: Outcome,
+    energy: list[Row],
+    *,
+    sweep: str,
+    factors: Factors,
+    replace: bool = False,
 ) -> Row:
-    """Write all rows of an attempt that finished its stage, the stage's own row last. Returns that row."""
+    """Write all rows of an attempt that finished its stage, the stage's own row last. Returns that row.
+
+    Args:
+        store: the results.
+        attempt: which.
+        outcome: what it found out.
+        energy: rows of its windows.
+        sweep: name of the sweep.
+        factors: of carbon and cost.
+        replace: take the place of a result that is there.
+    """
     finished_at = datetime.now(UTC)
-    totals = Totals.of(energy)
     stage_id, number = attempt.stage.stage_id, attempt.number
+    carried = carry(store, stage_id, outcome.carried, number)
+    store.write_rows("energy", attempt.name, energy)
+    reached("energy-written")
+    own, everything = Totals.of(energy), [*carried, *energy]
+    totals = replaced(Totals.of(everything), other_j=own.other_j)
     epochs = [
         {
             **epoch,
-            "energy_j": (part := Totals.of(of_window(energy, "train", epoch["epoch"]))).energy_j,
+            "energy_j": (part := Totals.of(of_window(everything, "train", epoch["epoch"]))).energy_j,
             "measured": None if part.kind is None else part.kind == "measured",
-            "duration_s": _duration_s(of_window(energy, "train", epoch["epoch"])),
+            "duration_s": _duration_s(of_window(everything, "train", epoch["epoch"])),
             "stage_id": stage_id,
             "attempt": number,
             "kept": True,
         }
         for epoch in outcome.epochs
     ]
-    store.write_rows("energy", attempt.name, energy)
     store.write_rows("epochs", attempt.name, epochs)
     store.write_rows(
         "quality", attempt.name, [{**row, "stage_id": stage_id, "attempt": number} for row in outcome.quality]
     )
-    _write_attempt(store, attempt, totals, finished_at, state="finished", kept=True)
+    came_from = {"from_step": max((part.to_step for part in outcome.carried), default=None)}
+    _write_attempt(store, attempt, own, finished_at, state="finished", kept=True, also=came_from)
+    reached("attempt-written")
     row = {
         "stage_id": stage_id,
         "kind": attempt.stage.spec.kind,
@@ -83,6 +110,7 @@ def record_finished(
         **configuration_columns(attempt.stage.spec),
         **outcome.columns,
         **totals.columns(),
+        "carried_attempts": len(outcome.carried),
         "energy_j_per_request": per_request(energy),
         "energy_net_j_per_request": per_request(energy, "energy_net_j"),
         "carbon_g_per_kwh": factors.carbon_g_per_kwh,
@@ -96,7 +124,7 @@ def record_finished(
         "workers": attempt.workers,
         "nodes": list(attempt.nodes),
     }
-    store.commit_stage(row)
+    store.commit_stage(row, replace=replace)
     return row
 
 
@@ -105,6 +133,7 @@ def record_unfinished(
 ) -> Row:
     """Write the rows of an attempt that did not finish; its joules are kept, as lost. Returns the attempt's row."""
     store.write_rows("energy", attempt.name, energy)
+    came_to = progress(store, attempt.stage.stage_id, attempt.number)
     return _write_attempt(
         store,
         attempt,
@@ -114,6 +143,7 @@ def record_unfinished(
         kept=False,
         reason=reason,
         traceback=traceback,
+        also=came_to.columns(energy),
     )
 
 
@@ -125,11 +155,13 @@ def _write_attempt(
     *,
     state: str,
     kept: bool,
+    also: Row,
     reason: str | None = None,
     traceback: str | None = None,
 ) -> Row:
     row = {
         **attempt.about,
+        **also,
         "state": state,
         "reason": reason,
         "traceback": traceback,
@@ -143,4 +175,9 @@ def _write_attempt(
 
 
 def _duration_s(energy: Sequence[Row]) -> float | None:
-    return max((row["duration_s"] for row in energy), default=None)
+    """Of windows one after another; one window stands in the rows of every node and component."""
+    lengths: dict[tuple[int, int | None], float] = {}
+    for row in energy:
+        window = row["attempt"], row["from_step"]
+        lengths[window] = max(lengths.get(window, 0.0), row["duration_s"])
+    return sum(lengths.values()) if lengths else None

@@ -1,84 +1,121 @@
-"""One stage on a gang, as a Ray Tune trainable: a trial is one stage, the gang stays warm between trials."""
+"""One stage on a gang, as a Ray Tune trainable: a trial is one attempt, the gang stays warm between trials."""
 
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import ray
 from ray import tune
 
 from cluster.gang import Gang, Rank, WorkerResources
+from cluster.presence import absent
+from cluster.stop_sign import StopSign
+from energyaware.checkpoints import CheckpointRule, Keeping
 from energyaware.energy.carbon import Factors
 from energyaware.energy.windows import GangMeter
-from energyaware.errors import StageError
+from energyaware.errors import StorageError
+from energyaware.points import reached
 from energyaware.rows import Row
-from energyaware.spec import StageSpec
+from energyaware.spec import FinetuneSpec, StageSpec
 from energyaware.stage import Outcome, run_stage, warm_up
 from energyaware.store import Store
-from sweep.node_meter import ANSWER_S, Meter, Meters, StageWindows, end, end_lost, forget
+from sweep.failures import Ending, ending, micro_batch_of
+from sweep.node_meter import Meter, MeterBook, StageWindows, answered, end, end_lost, forget
 from sweep.plan import PlannedStage
 from sweep.record import Attempt, record_finished, record_unfinished
 
 
+class NodeLost(Exception):
+    """Ends the trial with its placement group, which holds a place on a node that is gone."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """What all stages of a run have in common. `meters` are node meters by node id."""
+    """What all stages of a run have in common.
+
+    Attributes:
+        sweep: its name.
+        stages: what is left, by stage id.
+        again: those of them that are finished, and whose results are to be replaced.
+        store: the results.
+        workers: of a gang.
+        resources: of a worker.
+        meters: of the nodes.
+        factors: of carbon and cost.
+        rule: when fine-tunings leave checkpoints.
+        stopping: whether the run is being stopped.
+    """
 
     sweep: str
     stages: dict[str, PlannedStage]
-    attempts: dict[str, int]
+    again: frozenset[str]
     store: Store
     workers: int
     resources: WorkerResources
-    meters: Meters
+    meters: MeterBook
     factors: Factors
-
-    def next_attempt(self, stage: PlannedStage) -> int:
-        """Number of the attempt that this run makes of a stage."""
-        return self.attempts.get(stage.stage_id, 0) + 1
+    rule: CheckpointRule
+    stopping: StopSign
 
 
 class StageTrainable(tune.Trainable):  # type: ignore[misc]
-    """Runs the stage that its configuration names, and returns how that ended."""
+    """Makes the attempt that its configuration names (`stage_id`, `attempt`, `micro_batch_size`)."""
 
     def setup(self, config: dict[str, Any], job: Job) -> None:
         """Remember the job; the gang is formed when a stage needs it."""
-        self._job, self._stage_id = job, config["stage_id"]
+        self._job, self._asked = job, config
         self._gang: Gang | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next stage, with the gang warm."""
-        self._stage_id = new_config["stage_id"]
+        self._asked = new_config
         return True
 
     def step(self) -> Row:
         """Run the stage to its end, whatever that is."""
-        job, stage = self._job, self._job.stages[self._stage_id]
-        number = job.next_attempt(stage)
-        started_at = datetime.now(UTC)
-        attempt = Attempt(stage, number, job.workers, (), started_at)
+        job, stage = self._job, self._job.stages[self._asked["stage_id"]]
+        micro_batch_size = self._asked["micro_batch_size"] or micro_batch_of(stage.spec, job.workers)
+        attempt = Attempt(stage, self._asked["attempt"], job.workers, (), datetime.now(UTC), micro_batch_size)
+        meters: list[Meter] = []
+        failure = None
         try:
             gang = self._warm_gang()
-            nodes = tuple(meter.post.node for meter in self._meters(gang))
-            attempt = Attempt(stage, number, job.workers, nodes, started_at)
+            meters += [job.meters.of(node) for node in dict.fromkeys(gang.node_ids)]
+            attempt = replace(attempt, nodes=tuple(meter.post.node for meter in meters))
             with job.store.scratch(stage.stage_id):
-                outcome = self._run(gang, attempt)
-            energy = end(self._meters(gang), attempt.key)
-            row = record_finished(job.store, attempt, outcome, energy, sweep=job.sweep, factors=job.factors)
+                outcome = self._run(gang, meters, attempt)
+            energy = end(meters, attempt.key)
+            row = record_finished(
+                job.store,
+                attempt,
+                outcome,
+                energy,
+                sweep=job.sweep,
+                factors=job.factors,
+                replace=stage.stage_id in job.again,
+            )
+            self._forget_checkpoints(stage)
         except Exception as problem:
-            row = self._record_failure(attempt, problem)
+            last = ending(problem, lambda: self._lost_node(meters))
+            failure = last.failure
+            row = self._record(attempt, meters, last, problem)
             self._dismiss()
         else:
             if not gang.is_clean():
                 self._dismiss()
-        forget(job.meters.values(), attempt.key)
+        forget(meters, attempt.key)
+        if failure == "lost node":
+            raise NodeLost(row["reason"])
         return {
             "stage_id": stage.stage_id,
             "state": row["state"],
             "reason": row.get("reason"),
+            "failure": failure,
             "energy_j": row["energy_j"],
             "energy_kind": row["energy_kind"],
             "duration_s": row["duration_s"],
@@ -90,7 +127,7 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
         self._dismiss()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: what is finished is in the results folder."""
+        """Nothing: what is finished is in the results folder, what is not is in the stage's own checkpoints."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing to load."""
@@ -101,37 +138,48 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
             self._gang = Gang(group, self._job.resources, self._job.workers, warm_up)
         return self._gang
 
-    def _run(self, gang: Gang, attempt: Attempt) -> Outcome:
-        for node_id, meter in zip(dict.fromkeys(gang.node_ids), self._meters(gang), strict=True):
+    def _run(self, gang: Gang, meters: list[Meter], attempt: Attempt) -> Outcome:
+        at_node = dict(zip(dict.fromkeys(gang.node_ids), meters, strict=True))
+        for node_id, meter in at_node.items():
             pids, cores = gang.on_node(node_id, gang.pids), self._job.resources.cpus
-            ray.get(
-                meter.actor.begin.remote(attempt.about, pids, gang.gpus_on_node(node_id), cores * len(pids)),
-                timeout=ANSWER_S,
-            )
+            gpus = gang.gpus_on_node(node_id)
+            answered(partial(meter.actor.begin.remote, attempt.about, pids, gpus, cores * len(pids)))
+        reached("attempt-begun")
+        spec: StageSpec = attempt.stage.spec
+        if isinstance(spec, FinetuneSpec):
+            spec = replace(spec, micro_batch_size=attempt.micro_batch_size)
+        keeping = Keeping(attempt.number, self._job.rule, self._job.stopping)
 
-        def arguments(rank: Rank) -> tuple[str, StageSpec, Rank, GangMeter, Store]:
-            meter = self._job.meters[gang.node_ids[rank.rank]]
+        def arguments(rank: Rank) -> tuple[str, StageSpec, Rank, GangMeter, Store, Keeping]:
+            meter = at_node[gang.node_ids[rank.rank]]
             windows = StageWindows(meter.actor, attempt.key) if rank.leads_node else None
-            return attempt.stage.stage_id, attempt.stage.spec, rank, GangMeter(windows), self._job.store
+            return attempt.stage.stage_id, spec, rank, GangMeter(windows), self._job.store, keeping
 
         return gang.run(run_stage, arguments)[0]
 
-    def _meters(self, gang: Gang) -> list[Meter]:
-        return [self._job.meters[node] for node in dict.fromkeys(gang.node_ids)]
+    def _forget_checkpoints(self, stage: PlannedStage) -> None:
+        """Those of a finished stage are of no use; what cannot be removed now is removed by the next run."""
+        from energyaware.checkpoint_store import Checkpoints
 
-    def _record_failure(self, attempt: Attempt, problem: Exception) -> Row:
-        cause = getattr(problem, "cause", None) or problem
-        state = cause.state if isinstance(cause, StageError) else "failed"
-        text = str(cause).strip()
-        reason = f"{type(cause).__name__}: {text.splitlines()[0]}" if text else type(cause).__name__
-        return record_unfinished(
-            self._job.store,
-            attempt,
-            end_lost(self._job.meters.values(), attempt.key, self._job.store),
-            state=state,
-            reason=reason,
-            traceback="".join(traceback.format_exception(problem)),
-        )
+        with suppress(StorageError, OSError):
+            Checkpoints(self._job.store.files, stage.stage_id).remove()
+
+    def _lost_node(self, meters: list[Meter]) -> str | None:
+        """Name of a node of the gang that is gone, if there is one."""
+        nodes = list(dict.fromkeys(self._gang.node_ids)) if self._gang else []
+        names = {node: meter.post.node for node, meter in zip(nodes, meters, strict=False)}
+        return next((names.get(node, node) for node in absent(nodes)), None)
+
+    def _record(self, attempt: Attempt, meters: list[Meter], last: Ending, problem: Exception) -> Row:
+        """The attempt's row; where even that cannot be written, what it would have been."""
+        energy = end_lost(meters, attempt.key, self._job.store)
+        told = "".join(traceback.format_exception(problem)) if last.failure in {"error", "refused"} else None
+        try:
+            return record_unfinished(
+                self._job.store, attempt, energy, state=last.state, reason=last.reason, traceback=told
+            )
+        except StorageError:
+            return {"state": last.state, "reason": last.reason, "energy_j": None, "energy_kind": None, "duration_s": 0}
 
     def _dismiss(self) -> None:
         if self._gang is not None:

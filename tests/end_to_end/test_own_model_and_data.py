@@ -218,7 +218,7 @@ def test_adding_a_precision_runs_only_what_is_new_and_a_stop_leaves_a_state_to_g
     assert answer["left_out"] == []
 
 
-def test_a_stage_that_fails_stops_no_other_and_is_tried_again(home):
+def test_a_stage_that_fails_stops_no_other_and_is_tried_again_where_asked(home):
     """Answers of 64 tokens leave no room for a prompt in 64 positions, which the stage finds out after pruning."""
     results = home / "results" / "fails"
     save_gpt2(home / "short", positions=64)
@@ -240,7 +240,11 @@ def test_a_stage_that_fails_stops_no_other_and_is_tried_again(home):
     answer = json.loads(energyaware("rank", results, "--format", "json", cwd=home).stdout)
     assert [row["model"] for row in answer["rows"]] == ["my-gpt2"]
     assert [(row["model"], row["state"]) for row in answer["left_out"]] == [("short", "failed")]
-    energyaware("run", "fails.yaml", cwd=home, check=1)
+    left_alone = energyaware("run", "fails.yaml", cwd=home, check=1)
+    assert "0 to run" in left_alone.stderr
+    assert f"not tried again: {failed['stage_id']} failed: StageError" in left_alone.stderr
+    assert "--retry-failed" in left_alone.stderr
+    energyaware("run", "fails.yaml", "--retry-failed", cwd=home, check=1)
     assert max(row["attempt"] for row in rows(results, "attempts")) == 2
 
 
@@ -276,7 +280,7 @@ def test_a_diverged_fine_tuning_is_no_result_and_blocks_what_needs_it(home):
 
 
 @pytest.mark.parametrize("victim", ["ray::Worker.run", "ray::ResourceTrainable.train", "ray::NodeMeter"])
-def test_a_killed_process_costs_its_stage_and_no_other(home, victim):
+def test_a_killed_process_costs_one_attempt_at_its_stage_and_no_other(home, victim):
     name = victim.removeprefix("ray::")
     results = home / "results" / name
     sweep = SWEEP.replace("[fp32, fp16]", "[fp32, bf16]").replace("[none, magnitude-2:4]", "none")
@@ -289,9 +293,11 @@ def test_a_killed_process_costs_its_stage_and_no_other(home, victim):
             time.sleep(0.05)
         kill_one(process, victim, deadline_s)
         _, errors = process.communicate(timeout=250)
-    assert process.returncode == 1, errors
-    states = sorted(row["state"] for row in rows(results, "attempts"))
-    assert states == ["failed", "finished", "finished"], errors
-    failed = next(row for row in rows(results, "attempts") if row["state"] == "failed")
+    assert process.returncode == 0, errors
+    assert "trying again in" in errors
+    attempts = rows(results, "attempts")
+    assert sorted(row["state"] for row in attempts) == ["failed", *["finished"] * 4], errors
+    failed = next(row for row in attempts if row["state"] == "failed")
     assert failed["energy_other_j"] > 0, "what it had spent is kept, as lost"
     assert "meter" in failed["reason"] or "died" in failed["reason"]
+    assert [row["attempt"] for row in attempts if row["stage_id"] == failed["stage_id"]] == [1, 2]

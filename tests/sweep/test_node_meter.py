@@ -7,6 +7,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -19,7 +21,7 @@ from energyaware.energy.base import JOULES_PER_KWH, MeterSettings
 from energyaware.energy.windows import GangMeter
 from energyaware.errors import InputError, StageError
 from energyaware.store import Store
-from sweep.node_meter import StageWindows, end, end_lost, forget, start_meters
+from sweep.node_meter import NodeMeters, StageWindows, answered, end, end_lost, forget
 
 pytest_plugins = "tests.nvml.plugin"
 
@@ -44,7 +46,7 @@ def gang_of(resources):
 def begin(gang, meters, stage):
     """As a stage's actor does for its gang. Returns the windows of its leader."""
     node = gang.node_ids[0]
-    meter = meters[node].actor
+    meter = meters.book.of(node).actor
     about = {"stage_id": stage, "attempt": 1, "started_at": datetime.now(UTC)}
     ray.get(meter.begin.remote(about, gang.pids, gang.gpus_on_node(node), 1.0))
     return StageWindows(meter, (stage, 1))
@@ -99,9 +101,10 @@ def store(tmp_path):
 
 @pytest.fixture
 def meters(machine, store):
-    meters = start_meters(QUICK, store, run="run", sweep="sweep")
+    meters = NodeMeters(QUICK, store, run=uuid4().hex, sweep="sweep")
+    meters.start()
     yield meters
-    for meter in meters.values():
+    for meter in meters.all():
         ray.kill(meter.actor)
 
 
@@ -111,8 +114,8 @@ def test_two_stages_on_one_node_share_its_cpu_by_what_they_computed(meters):
             (busy, begin(busy, meters, "busy"), compute, 2.5),
             (idle, begin(idle, meters, "idle"), wait, 2.5),
         )
-        assert list(meters) == busy.node_ids, "one meter a node, by node id"
-    rows = {stage: train_rows(end(meters.values(), (stage, 1))) for stage in ("busy", "idle")}
+        assert meters.node_ids == busy.node_ids, "one meter a node, by node id"
+    rows = {stage: train_rows(end(meters.all(), (stage, 1))) for stage in ("busy", "idle")}
 
     for parts in rows.values():
         assert set(parts) == {"cpu", "dram"}
@@ -129,7 +132,7 @@ def test_two_stages_on_one_node_share_its_cpu_by_what_they_computed(meters):
 def test_the_joules_of_a_worker_that_died_are_kept_as_lost(meters, store):
     with gang_of(WorkerResources(1, 0, "cpu")) as gang, pytest.raises(ray.exceptions.RayActorError):
         at_once((gang, begin(gang, meters, "dead"), die_in_window, 1.3))
-    lost = end_lost(meters.values(), ("dead", 1), store)
+    lost = end_lost(meters.all(), ("dead", 1), store)
 
     decode = [row for row in lost if row["window"] == "decode"]
     assert {row["component"] for row in decode} == {"cpu", "dram"}
@@ -137,7 +140,7 @@ def test_the_joules_of_a_worker_that_died_are_kept_as_lost(meters, store):
 
 
 def test_the_joules_of_an_attempt_survive_its_meter_and_its_successor_meters_the_next(meters, store):
-    (meter,) = meters.values()
+    (meter,) = meters.all()
     windows = StageWindows(meter.actor, ("a", 1))
     about = {"stage_id": "a", "attempt": 1, "started_at": datetime.now(UTC)}
     ray.get(meter.actor.begin.remote(about, [os.getpid()], [], 1.0))
@@ -151,23 +154,23 @@ def test_the_joules_of_an_attempt_survive_its_meter_and_its_successor_meters_the
     with pytest.raises(StageError, match=r"meter died|started anew"):
         windows.close(token, None)
     with pytest.raises(StageError, match="started anew"):
-        end(meters.values(), ("a", 1))
-    lost = end_lost(meters.values(), ("a", 1), store)
+        end(meters.all(), ("a", 1))
+    lost = end_lost(meters.all(), ("a", 1), store)
     saved = {row["component"]: row for row in lost if row["window"] == "train"}
     assert saved["dram"]["energy_j"] > 0
     assert 0.3 < saved["dram"]["duration_s"] < 2.5
 
-    ray.get(meter.actor.begin.remote(about | {"attempt": 2}, [os.getpid()], [], 1.0))
+    answered(partial(meter.actor.begin.remote, about | {"attempt": 2}, [os.getpid()], [], 1.0))
     next_one = StageWindows(meter.actor, ("a", 2))
     token = next_one.open("train", 1, None)
     next_one.close(token, None)
-    assert train_rows(end(meters.values(), ("a", 2)))["dram"]["attempt"] == 2
-    forget(meters.values(), ("a", 2))
+    assert train_rows(end(meters.all(), ("a", 2)))["dram"]["attempt"] == 2
+    forget(meters.all(), ("a", 2))
 
 
 def test_a_country_that_codecarbon_does_not_know_is_an_input_error_of_the_driver(machine):
     with pytest.raises(InputError, match=r"^energy\.country: ") as refused:
-        start_meters(MeterSettings(country="XXX"), None, run="run", sweep="sweep")
+        NodeMeters(MeterSettings(country="XXX"), None, run="run", sweep="sweep").start()
     assert "\n" not in str(refused.value)
 
 
@@ -175,8 +178,9 @@ def two_gangs():
     """Two stages at the same time, each holding a GPU and computing on the CPU."""
     with join("local"):
         found = ray.cluster_resources()["GPU"]
-        meters = start_meters(MeterSettings(components=("gpu",), idle_s=0), None, run="run", sweep="sweep")
-        (meter,) = meters.values()
+        meters = NodeMeters(MeterSettings(components=("gpu",), idle_s=0), None, run="run", sweep="sweep")
+        meters.start()
+        (meter,) = meters.all()
         resources = WorkerResources(cpus=1, gpus=1, device="cpu")
         with gang_of(resources) as a, gang_of(resources) as b:
             visible = at_once((a, begin(a, meters, "a"), wait, 2.0), (b, begin(b, meters, "b"), wait, 1.0))
@@ -188,7 +192,7 @@ def two_gangs():
             token = windows.open("train", 1, None)
             time.sleep(0.3)
             windows.close(token, None)
-        rows = {stage: end(meters.values(), (stage, 1)) for stage in ("a", "b", "by uuid", "unknown", "beyond")}
+        rows = {stage: end(meters.all(), (stage, 1)) for stage in ("a", "b", "by uuid", "unknown", "beyond")}
         nodes = ray.get(meter.actor.finish.remote())["nodes"]
     return {
         "found": found,

@@ -1,0 +1,94 @@
+"""The command line's app, and what its commands have in common: arguments, formats, printing."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="energyaware",
+    help="Which precision and which pruning gives my model, on my task, the best quality per joule?",
+    epilog="Try: energyaware run examples/quickstart.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Format(StrEnum):
+    """How an answer is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+class PlanFormat(StrEnum):
+    """How a plan is printed."""
+
+    table = "table"
+    json = "json"
+
+
+class RankedEnergy(StrEnum):
+    """Whose joules are ranked."""
+
+    gross = "gross"
+    net = "net"
+
+
+SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="A results folder, or its URL such as s3://bucket/sweep.")]
+Results = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Results folder or URL, in place of the sweep file's.")
+]
+Address = Annotated[
+    str, typer.Option(help="local: Ray on this machine. auto or HOST:PORT: a running Ray cluster.", metavar="ADDRESS")
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try again what failed, diverged or ran out of memory in earlier runs.")
+]
+RerunChanged = Annotated[
+    bool, typer.Option("--rerun-changed", help="Measure again what was measured with other code or library versions.")
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Outlive this terminal: a Ray job on a cluster, a process of its own here.")
+]
+
+
+def asked_ranking(directory: str) -> dict[str, Any]:
+    """The ranking settings of the sweep that the results belong to; none where they have no sweep file."""
+    import yaml
+
+    asked: dict[str, Any] = (yaml.safe_load(asked_sweep(directory) or "") or {}).get("ranking") or {}
+    return {name: asked[name] for name in ("weight", "requests", "phi", "allow_mixed") if name in asked}
+
+
+def asked_sweep(directory: str) -> str | None:
+    """The sweep file as it is kept in the results."""
+    from energyaware.store import Store
+
+    return Store(directory).read_text("sweep.yaml")
+
+
+def show(text: Any) -> None:
+    """Print text as it is, anything else as rich draws it."""
+    if isinstance(text, str):
+        print(text.rstrip("\n"))
+    else:
+        console().print(text)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """To print on."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)

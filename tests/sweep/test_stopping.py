@@ -1,0 +1,58 @@
+"""One signal asks, the second ends: tried on a real process, for signals are one process's own."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import sys, threading, time
+import sweep.stopping as module
+from sweep.stopping import stopping
+module.SYSTEM_PATIENCE_S = 0.5
+asked = threading.Event()
+def stop():
+    print("asked", threading.current_thread() is threading.main_thread(), flush=True)
+    asked.set()
+try:
+    with stopping(stop):
+        print("ready", flush=True)
+        if sys.argv[1] == "heed":
+            asked.wait(60)
+        else:
+            time.sleep(60)
+    print("done", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def start(how):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, how], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_one_signal_asks_and_the_block_ends_by_itself(number):
+    process = start("heed")
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[0] == "asked False\ndone\n"
+
+
+def test_the_second_one_ends_it_at_once():
+    process = start("ignore")
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "asked False\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0] == "interrupted\n"
+
+
+def test_a_system_that_asks_is_not_kept_waiting():
+    process = start("ignore")
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == "asked False\ninterrupted\n"
