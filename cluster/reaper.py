@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -43,22 +42,6 @@ def reaped() -> Iterator[None]:
         if reaper.stdin:
             reaper.stdin.close()
         reaper.wait()
-
-
-@contextmanager
-def own_session() -> Iterator[None]:
-    """What Ray starts inside the block gets a session of its own.
-
-    A closed terminal, `timeout` and Slurm signal a whole group: the launcher needs Ray to stop stages in good order.
-    """
-    from ray._private import services
-
-    before = services.ConsolePopen
-    services.ConsolePopen = partial(before, start_new_session=True)
-    try:
-        yield
-    finally:
-        services.ConsolePopen = before
 
 
 def end_all(mark: str) -> None:

@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 HOPELESS: Final = ("failed", "diverged", "oom")
 """Ends of a stage that another run does not change by itself."""
+
+
+IDLE_POWER_HOLDS: Final = timedelta(days=1)
+"""A machine that was read so long ago at most draws as much when idle."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,14 @@ def differences(then: str | None, now: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(
         f"{name} {before[name]}, now {now[name]}" for name in before if name in now and before[name] != now[name]
     )
+
+
+def idle_rows(results: Results) -> list[Row]:
+    """Rows that tell the nodes' idle power, of runs of the last day: a run that goes on need not wait for it again."""
+    since = datetime.now(UTC) - IDLE_POWER_HOLDS
+    recent = results.nodes.filter(pl.col("idle_power_w").is_not_null(), pl.col("started_at") > since)
+    latest = recent.sort("started_at").unique(["node", "component", "device", "source"], keep="last")
+    return latest.collect().to_dicts()
 
 
 def _told(differing: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

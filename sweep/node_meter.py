@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -102,12 +102,21 @@ class NodeMeters:
         run: name of the run.
         sweep: name of the sweep.
         compute_on_gpus: whether stages will compute on the GPUs they hold.
+        idle_rows: rows of the nodes table of earlier runs, whose idle power is good enough.
     """
 
     def __init__(
-        self, settings: MeterSettings, store: Store | None, *, run: str, sweep: str, compute_on_gpus: bool = False
+        self,
+        settings: MeterSettings,
+        store: Store | None,
+        *,
+        run: str,
+        sweep: str,
+        compute_on_gpus: bool = False,
+        idle_rows: Sequence[Row] = (),
     ) -> None:
         self._settings, self._store, self._sweep, self._on_gpus = settings, store, sweep, compute_on_gpus
+        self._idle_rows = idle_rows if settings.idle_s > 0 else ()
         self.book = MeterBook(run)
         self._meters: dict[str, Meter] = {}
         self._stop = threading.Event()
@@ -168,7 +177,8 @@ class NodeMeters:
             host = node["NodeManagerHostname"]
             name = host if names[host] == 1 else f"{host}-{node['NodeManagerAddress']}"
             place = self._store.ledger(self.book.run, name) if self._store else None
-            post = Post(name, self.book.run, self._sweep, place, self._on_gpus)
+            idle = tuple(row for row in self._idle_rows if row["node"] == name)
+            post = Post(name, self.book.run, self._sweep, place, self._on_gpus, idle)
             actor = NodeMeter.options(  # type: ignore[attr-defined]
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False), name=self.book.name(node_id)
             ).remote(post, settings)

@@ -21,7 +21,7 @@ from energyaware.tasks.data import load_splits
 from energyaware.versions import versions
 from sweep.ended import Ended
 from sweep.grid import calibration_of, data_ref
-from sweep.left import Left, Wish, left_of
+from sweep.left import Left, Wish, idle_rows, left_of
 from sweep.plan import Plan, make_plan
 from sweep.recover import take_over
 from sweep.sweep_file import dump
@@ -114,7 +114,10 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any,
         from sweep.session import Setting, run_stages
 
         gpus = gpus_per_worker(sweep, hardware.device)
-        return run_stages(Setting(sweep, plan, left, store, lease, hardware.device, gpus, address, source), console)
+        idle = idle_rows(results)
+        return run_stages(
+            Setting(sweep, plan, left, store, lease, hardware.device, gpus, address, source, idle), console
+        )
 
 
 def _tell(sweep: Sweep, plan: Plan, left: Left, console: Console) -> None:

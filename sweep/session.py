@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,8 @@ from uuid import uuid4
 from cluster.connect import join
 from cluster.gang import WorkerResources
 from cluster.presence import absent
-from cluster.reaper import own_session, reaped
+from cluster.ray_start import apart_and_light
+from cluster.reaper import reaped
 from cluster.stop_sign import StopSign
 from energyaware.energy.carbon import factors
 from energyaware.errors import InputError
@@ -57,6 +58,7 @@ class Setting:
         gpus_per_worker: that a worker holds.
         address: of the Ray cluster.
         source: the sweep file, for errors.
+        idle_rows: rows of the nodes table of runs today, which tell nodes' idle power.
     """
 
     sweep: Sweep
@@ -68,6 +70,7 @@ class Setting:
     gpus_per_worker: int
     address: str
     source: Any
+    idle_rows: Sequence[Row]
 
 
 def run_stages(setting: Setting, console: Console) -> Ended:
@@ -84,7 +87,7 @@ def run_stages(setting: Setting, console: Console) -> Ended:
         with console.status("starting Ray" if setting.address == "local" else f"joining {setting.address}"):
             if setting.address == "local":
                 machines.enter_context(reaped())
-            with own_session():
+            with apart_and_light():
                 machines.enter_context(join(setting.address))
         sign = StopSign()
         session = _Session(setting, console, sign)
@@ -139,9 +142,12 @@ class _Session:
             run=name,
             sweep=sweep.name,
             compute_on_gpus=self._setting.device == "cuda",
+            idle_rows=self._setting.idle_rows,
         )
-        seconds = sweep.energy.idle_s
-        with _naming(self._setting.source), self._console.status(f"reading the nodes' idle power for {seconds:g} s"):
+        with (
+            _naming(self._setting.source),
+            self._console.status("starting a meter on every node, and reading idle power"),
+        ):
             meters.start()
         meters.watch()
         self._meters = meters

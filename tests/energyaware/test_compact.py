@@ -22,7 +22,8 @@ from energyaware.errors import Fenced
 from energyaware.files import open_files
 from energyaware.rows import COMPACTED, KEYS, SCHEMA_VERSION, not_of, reading_order
 from tests.analysis.builders import Lab, window, write
-from tests.s3 import bucket, s3_server  # noqa: F401
+
+pytest_plugins = "tests.s3"
 
 POINTS = ("compact-unmoved", "compact-moved", "compact-removing")
 
@@ -344,7 +345,7 @@ def test_rows_are_those_written_last_whenever_it_is_compacted(tmp_path_factory, 
     assert len(rows) == len(expected)
 
 
-def test_results_in_object_storage_are_compacted_too(tmp_path, bucket):  # noqa: F811
+def test_results_in_object_storage_are_compacted_too(tmp_path, bucket):
     sweep(tmp_path / "there", stages=3)
     results = open_files(f"{bucket}/results")
     for folder in ("stages", "attempts", "energy", "quality", "nodes", "epochs"):

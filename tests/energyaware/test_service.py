@@ -247,6 +247,42 @@ def without_disk():
     return [trouble, service.now()["trouble"], (folder / "run-node.json").exists(), len(rows_of(service, "a"))]
 
 
+def joules_saved_before_a_checkpoint():
+    ledger = Path(os.environ["LEDGER"])
+    service = meter(MeterSettings(components=("gpu",), idle_s=0, heartbeat_s=60), ledger)
+    service.begin(about("a"), [os.getpid()], ["0"], 1)
+    token = service.open(("a", 1), "train", 1, None, 0)
+    time.sleep(1)
+    service.close(token, None)
+    service.open(("a", 1), "checkpoint", 1, None)
+    left = json.loads(ledger.read_text())["energy"]
+    return [(row["window"], row["from_step"], row["energy_j"], row["duration_s"]) for row in left]
+
+
+def test_what_led_to_a_checkpoint_is_saved_before_it_whatever_the_heartbeat(gpus, tmp_path):
+    ledger = str(tmp_path / "ledger" / "run-node.json")
+    saved = gpus.call(joules_saved_before_a_checkpoint, "gpu GPU-a 300", LEDGER=ledger)
+    (train,) = [row for row in saved if row[0] == "train"]
+    assert train[1] == 0
+    assert train[2] == pytest.approx(300 * train[3], abs=300 * (STEP_S + 0.05))
+
+
+def idle_power_taken_over():
+    watts = json.loads(os.environ["IDLE_W"])
+    rows = [
+        {"node": "n", "component": "gpu", "device": "GPU-a", "source": "nvml energy counter", "idle_power_w": watts}
+        | {"idle_reason": None, "idle_context": False}
+    ]
+    service = NodeService(Post("n", "r", "s", None, idle_rows=tuple(rows)), MeterSettings(("gpu",), idle_s=0.5))
+    (node,) = service.finish()["nodes"]
+    return node["idle_power_w"]
+
+
+def test_idle_power_that_an_earlier_run_read_is_not_read_again_unless_it_is_unknown(gpus):
+    assert gpus.call(idle_power_taken_over, "gpu GPU-a 300", IDLE_W="77") == 77.0
+    assert gpus.call(idle_power_taken_over, "gpu GPU-a 300", IDLE_W="null") == pytest.approx(300, rel=0.2)
+
+
 def test_storage_that_goes_away_is_said_and_comes_back(gpus, tmp_path):
     trouble, later, there, rows = gpus.call(without_disk, "gpu GPU-a 300", LEDGER=str(tmp_path / "ledger"))
     assert "the ledger of node cannot be written" in trouble

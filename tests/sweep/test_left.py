@@ -1,6 +1,7 @@
 """What is left of a sweep, from what is in its results."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -8,11 +9,12 @@ from analysis import load as load_results
 from energyaware.precision import Hardware
 from energyaware.store import Store
 from energyaware.versions import versions
-from sweep.left import Wish, differences, left_of
+from sweep.left import Wish, differences, idle_rows, left_of
 from sweep.plan import configuration_columns, make_plan
 from sweep.sweep_file import load
 from tests.analysis.builders import START
 
+NOW_AT = datetime.now(UTC)
 NOW = {"python": "3.11.7", "torch": "2.13.0", "code": "abc"}
 
 
@@ -106,3 +108,16 @@ def test_versions_that_only_one_side_knows_are_no_difference():
     assert differences(json.dumps({"torch": "2.13.0", "cuda": "13"}), NOW) == ()
     assert differences(None, NOW) == ()
     assert {"python", "code", "torch", "ray"} <= versions().keys()
+
+
+def test_idle_power_of_the_last_day_is_good_enough_and_the_latest_counts(folder):
+    def told(run, age, power_w, node="n"):
+        row = {"run": run, "node": node, "component": "cpu", "source": "rapl", "started_at": NOW_AT - age}
+        folder.store.write_rows("nodes", run, [row | {"idle_power_w": power_w}])
+
+    told("old", timedelta(days=3), 50.0, "m")
+    told("first", timedelta(hours=5), 51.0)
+    told("second", timedelta(hours=4), 52.0)
+    told("unread", timedelta(hours=1), None)
+    rows = idle_rows(load_results(folder.store.root))
+    assert [(row["node"], row["idle_power_w"]) for row in rows] == [("n", 52.0)]
