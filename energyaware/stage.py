@@ -129,6 +129,7 @@ def warm_up() -> None:
     import peft
     import transformers.models.auto.modeling_auto  # noqa: F401
 
+    deepspeed.init_distributed(verbose=False)  # compiles its operators the first time: no stage's joules
     del bitsandbytes, deepspeed, peft
 
 

@@ -87,7 +87,7 @@ def run_stages(setting: Setting, console: Console) -> Ended:
         with console.status("starting Ray" if setting.address == "local" else f"joining {setting.address}"):
             if setting.address == "local":
                 machines.enter_context(reaped())
-            with apart_and_light():
+            with apart_and_light(), _as_input(setting.address):
                 machines.enter_context(join(setting.address))
         sign = StopSign()
         session = _Session(setting, console, sign)
@@ -228,6 +228,15 @@ class _Session:
             row = record_unfinished(job.store, attempt, energy, state=state, reason=reason)
         forget(meters, key)
         return row
+
+
+@contextmanager
+def _as_input(address: str) -> Iterator[None]:
+    """A cluster that cannot be joined is a wrong address, or a wrong token."""
+    try:
+        yield
+    except ConnectionError as problem:
+        raise InputError("--address", address, str(problem)) from None
 
 
 @contextmanager
