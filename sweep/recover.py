@@ -1,10 +1,13 @@
-"""Joules of what was killed: ledgers that were left behind become rows of the tables, as lost."""
+"""What was killed leaves behind: ledgers become rows of the tables, as lost; checkpoints of no use are removed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Any
 
+from energyaware.checkpoint_store import FOLDER as CHECKPOINTS
+from energyaware.checkpoint_store import Checkpoints
 from energyaware.energy.holder import Key
 from energyaware.energy.ledger_file import LedgerPlace, read_ledger
 from energyaware.points import reached
@@ -50,6 +53,13 @@ def take_over(store: Store, ledgers: Iterable[Row] | None = None) -> list[Row]:
     for place in left:
         place.remove()
     return lost
+
+
+def forget_checkpoints(store: Store) -> None:
+    """Remove the checkpoints of finished stages, which whoever finished them did not live to do."""
+    left = {PurePosixPath(name).parts[1] for name in store.files.names(CHECKPOINTS)}
+    for stage_id in left & store.finished() if left else ():
+        Checkpoints(store.files, stage_id).remove()
 
 
 def _record(store: Store, about: Row, energy: list[Row], last: Any) -> Row:

@@ -23,7 +23,7 @@ from sweep.ended import Ended
 from sweep.grid import calibration_of, data_ref
 from sweep.left import Left, Wish, idle_rows, left_of
 from sweep.plan import Plan, make_plan
-from sweep.recover import take_over
+from sweep.recover import forget_checkpoints, take_over
 from sweep.sweep_file import dump
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any,
         store.fence(lease.number)
         reached("lease-taken")
         take_over(store)
+        forget_checkpoints(store)
         store.write_text("sweep.yaml", _asked(sweep.model_copy(update={"results": store.url})))
         store.write_plan([stage.row() for stage in plan])
         reached("plan-written")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import tempfile
 import time
@@ -65,6 +66,11 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         return list(self._running.values())
 
     @property
+    def waiting(self) -> int:
+        """How many stages have not been handed out, or wait to be tried again."""
+        return len(self._waiting)
+
+    @property
     def stopping(self) -> bool:
         """Whether nothing more is handed out."""
         return self._stopping
@@ -89,7 +95,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
                     "attempt": tries.attempt,
                     "micro_batch_size": tries.micro_batch_size,
                 }
-        return None if self._waiting else FINISHED
+        return None if self._waiting or self._running else FINISHED  # what runs may have to be tried again
 
     def on_trial_complete(self, trial_id: str, result: Row | None = None, error: bool = False) -> None:
         """An attempt ended; what needs a stage that has no result will not run."""
@@ -154,6 +160,7 @@ def dispatch(job: Job, searcher: StageSearcher) -> None:
         "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
     }
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of stages is ours to tell
     # Tune drops an empty head bundle, so that the workers' bundles start at index 0.
     bundles = [{}, *[job.resources.bundle] * job.workers]
     trainable = tune.with_resources(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from cluster.ray_start import apart_and_light
 from cluster.reaper import reaped
 from cluster.stop_sign import StopSign
 from energyaware.energy.carbon import factors
-from energyaware.errors import InputError
+from energyaware.errors import InputError, StorageError
 from sweep.carry import read_rows
 from sweep.ended import Ended
 from sweep.failures import Policy
@@ -26,7 +26,7 @@ from sweep.node_meter import NodeMeters, end_lost, forget
 from sweep.prepare import prepare_models
 from sweep.progress import Progress
 from sweep.record import Attempt, record_unfinished
-from sweep.recover import take_over
+from sweep.recover import forget_checkpoints, take_over
 from sweep.schedule import StageSearcher, dispatch
 from sweep.stage_actor import Job
 from sweep.stopping import stopping
@@ -189,7 +189,8 @@ class _Session:
         finally:
             self._close_accounts(job, searcher)  # whatever went wrong: a closed terminal fails in what is printed
         stopped_by = self._stopped_by or searcher.stopped_by
-        return Ended(progress.failed, interrupted or searcher.stopping or self._stopping.is_set(), stopped_by)
+        stopped = interrupted or searcher.stopping or self._stopping.is_set() or searcher.waiting > 0
+        return Ended(progress.failed, stopped, stopped_by)
 
     def _watch_lease(self) -> None:
         self._setting.lease.lost.wait()
@@ -215,6 +216,8 @@ class _Session:
             if (tries.stage.stage_id, tries.attempt) not in recorded:
                 self._record(job, tries.stage, tries.attempt, "interrupted", "the run was stopped")
         take_over(job.store, self._meters.finish())
+        with suppress(StorageError):
+            forget_checkpoints(job.store)
 
     def _record(self, job: Job, stage: PlannedStage, number: int, state: str, reason: str) -> Row:
         """Record an attempt in place of its actor; nothing if it was waiting for workers."""

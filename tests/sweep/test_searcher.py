@@ -42,6 +42,9 @@ def test_what_needs_a_fine_tuning_waits_for_it_and_then_all_of_it_runs(searcher)
     searcher.on_trial_complete("t1", FINISHED)
     assert isinstance(searcher.suggest("t2"), dict)
     assert isinstance(searcher.suggest("t3"), dict)
+    assert searcher.suggest("t4") is None, "what runs may have to be tried again"
+    searcher.on_trial_complete("t2", FINISHED)
+    searcher.on_trial_complete("t3", FINISHED)
     assert searcher.suggest("t4") == "FINISHED"
 
 
