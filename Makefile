@@ -4,14 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICKSTART ?= examples/quickstart.yaml
 
-.PHONY: demo test check clean
+.PHONY: demo test check interruptions clean
 
 demo: $(VENV)/.run
 	$(BIN)/energyaware run $(QUICKSTART)
 
 test: $(VENV)/.dev check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not end_to_end" --numprocesses auto --maxprocesses 8 --dist worksteal
-	$(BIN)/python -m pytest -m end_to_end
+	$(BIN)/python -m pytest -m "end_to_end and not all_interruptions"
+
+# Kills a run at every point, and writes down what became of it. Takes about an hour.
+interruptions: $(VENV)/.dev
+	ENERGYAWARE_INTERRUPTIONS_PAGE=docs/interruptions.md OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/end_to_end/test_interruptions.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -14,4 +14,5 @@ def compact_results(store: Store) -> str:
         InputError: a run holds the results.
     """
     with Lease.take(store.files, this_process()) as lease:
+        store.clear_incoming()
         return compact(store.files, lease.check).line()

@@ -170,7 +170,13 @@ def dispatch(job: Job, searcher: StageSearcher) -> None:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
-            run_config=tune.RunConfig(name="sweep", storage_path=storage, verbose=0),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=storage,
+                verbose=0,
+                # Actors on other nodes have no such folder; one that fails to save there would be started anew.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
         )
         with contextlib.redirect_stdout(io.StringIO()):  # Tune prints tables of its own even when told not to
             tuner.fit()

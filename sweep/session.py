@@ -201,7 +201,11 @@ class _Session:
         """How an attempt ended whose actor can no longer say so."""
         nothing: Row = {"energy_j": None, "energy_kind": None, "duration_s": 0.0}
         for row in read_rows(job.store, "attempts", stage.stage_id, number):  # its last words before it went
-            return row | {"failure": "lost node" if row["state"] == "interrupted" else "error"}
+            if row["state"] != "finished":
+                return row | {"failure": "lost node" if row["state"] == "interrupted" else "error"}
+            if stage.stage_id in job.store.finished():
+                return row | {"failure": None}
+            return row | {"state": "failed", "reason": "its actor died before the result was in", "failure": "error"}
         if gone := absent(self._meters.node_ids):
             names = ", ".join(self._meters.name_of(node) for node in gone)
             ended: Row = {"state": "interrupted", "reason": f"{names} was lost", "failure": "lost node"}

@@ -22,6 +22,10 @@ MEASURING: Final = ("intel_rapl", "windows_emi", "intel_power_gadget")
 """CodeCarbon's methods for a CPU that read hardware; its others are models."""
 
 
+STILL_S: Final = 1.0
+"""Over less, a processor may seem to rest: its model then says 0 W. No machine rests for so long."""
+
+
 class CodeCarbonSource:
     """One CodeCarbon tracker for the whole machine, read on demand.
 
@@ -46,6 +50,7 @@ class CodeCarbonSource:
             raise MeterError("CodeCarbon did not start")
         self._channels = tuple(self._channel(name) for name in ("cpu", "dram") if name in components)
         self._last_j = {channel: self._energy_j(channel) for channel in self._channels}
+        self._moved_at_s = dict.fromkeys(self._channels, self._flushed_at_s)
         for channel, energy_j in self._last_j.items():
             if not energy_j > 0:
                 self.close()
@@ -90,7 +95,9 @@ class CodeCarbonSource:
         self._last_j[channel] = now_j
         if now_j < before_j:
             return Reading(None, "CodeCarbon's total went backwards", at_s)
-        if now_j == before_j:  # what it does when it could not measure: no machine rests so deep
+        if now_j > before_j:
+            self._moved_at_s[channel] = at_s
+        elif at_s - self._moved_at_s[channel] >= STILL_S:  # what it does when it could not measure
             return Reading(None, "CodeCarbon measured nothing since the last reading", at_s)
         return Reading(now_j, at_s=at_s)
 
