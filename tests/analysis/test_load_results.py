@@ -21,7 +21,8 @@ from energyaware.errors import InputError
 from energyaware.files import open_files
 from energyaware.rows import FILLED
 from tests.analysis.builders import Lab, node_row, write
-from tests.s3 import bucket, s3_server  # noqa: F401
+
+pytest_plugins = "tests.s3"
 
 TABLES = ["stages", "attempts", "epochs", "quality", "energy", "nodes"]
 
@@ -226,7 +227,7 @@ def test_files_that_are_merged_while_they_are_read_are_not_missed(lab):
         merging.join()
 
 
-def test_results_in_object_storage_are_read_by_their_url(lab, bucket, tmp_path, monkeypatch):  # noqa: F811
+def test_results_in_object_storage_are_read_by_their_url(lab, bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     url = f"{bucket}/results"
     with pytest.raises(InputError, match=rf"{url}: holds no results"):
