@@ -103,6 +103,7 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any,
         reached("lease-taken")
         take_over(store)
         forget_checkpoints(store)
+        store.clear_incoming()
         store.write_text("sweep.yaml", _asked(sweep.model_copy(update={"results": store.url})))
         store.write_plan([stage.row() for stage in plan])
         reached("plan-written")

@@ -82,7 +82,6 @@ def run_stages(setting: Setting, console: Console) -> Ended:
     sweep, store = setting.sweep, setting.store
     with _naming(setting.source):
         energy_factors = factors(sweep.energy.settings())
-    store.clear_incoming()
     with ExitStack() as machines:
         with console.status("starting Ray" if setting.address == "local" else f"joining {setting.address}"):
             if setting.address == "local":
@@ -222,6 +221,7 @@ class _Session:
         take_over(job.store, self._meters.finish())
         with suppress(StorageError):
             forget_checkpoints(job.store)
+            job.store.clear_incoming()
 
     def _record(self, job: Job, stage: PlannedStage, number: int, state: str, reason: str) -> Row:
         """Record an attempt in place of its actor; nothing if it was waiting for workers."""

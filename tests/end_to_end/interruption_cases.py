@@ -133,7 +133,8 @@ def write_page(path, findings, hardware):
         "process left. Wasted steps are those taken more than once. Lost joules are those of attempts that are in no",
         "result, loading included, beside the useful ones of the uninterrupted run, of a simulated processor of 50 W.",
         "",
-        f"{sum(finding.passed for finding in findings)} of {len(findings)} as in an uninterrupted run.",
+        f"{sum(finding.passed for finding in findings)} of {len(findings)} as in an uninterrupted run; "
+        f"the whole table has {len(ON_ONE_MACHINE) + len(ON_A_CLUSTER) + len(COMPACTION)} cases.",
         "",
         "| where | at | killed | launches | wasted steps | lost J | of J | back at work after s | |",
         "|---|---|---|--:|--:|--:|--:|--:|---|",
