@@ -96,8 +96,10 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any,
     """
     hardware = resolve_hardware(sweep)
     plan = make_plan(sweep, hardware)
-    store.create()
     check_device(store, hardware.device)
+    if wish.rerun_changed or plan.minus(store.finished()):
+        check(sweep, hardware.device, address, source)
+    store.create()
     with Lease.take(store.files, this_process()) as lease:
         store.fence(lease.number)
         reached("lease-taken")
@@ -112,7 +114,6 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any,
         _tell(sweep, plan, left, console)
         if not left.tries:
             return Ended(len(left.failed), interrupted=False, results=results)
-        check(sweep, hardware.device, address, source)
         from sweep.session import Setting, run_stages
 
         gpus = gpus_per_worker(sweep, hardware.device)

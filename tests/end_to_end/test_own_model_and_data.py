@@ -170,7 +170,7 @@ def test_query_and_status(home):
         (["query", "results/mine", "DROP TABLE stages"], "SELECT"),
         (["status", "nowhere"], "nowhere"),
         (["resume", "nowhere"], "holds no sweep.yaml"),
-        (["run", "mine.yaml", "--results", "s3://bucket/x"], "URLs are not supported yet"),
+        (["run", "mine.yaml", "--results", "gs://bucket/x"], "s3"),
         (["nonsense"], "nonsense"),
         (["run"], "SWEEP.yaml"),
     ],
