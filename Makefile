@@ -23,15 +23,16 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# An environment is made again only when what it holds has changed.
-$(VENV)/.run: pyproject.toml
+# An environment is made again only when what it holds has changed. Constraints are the versions that tests ran with; without
+# them pip looks for ones that go together for longer than the tests take.
+$(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[run]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[run]'
 	touch $@
 
-$(VENV)/.dev: pyproject.toml
+$(VENV)/.dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(VENV)/.run $@
 
 clean:
