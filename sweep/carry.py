@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from energyaware.checkpoint_store import last_committed
 
+from energyaware.checkpoint_store import last_committed
 from energyaware.rows import Row
 from energyaware.stage import Carried
 from energyaware.store import Store
