@@ -16,7 +16,7 @@ test: $(VENV)/.dev check
 # Kills a run at every point, and writes down what became of it. Takes about an hour.
 interruptions: $(VENV)/.dev
 	ENERGYAWARE_INTERRUPTIONS_PAGE=docs/interruptions.md OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest tests/end_to_end/test_interruptions.py
+		$(BIN)/python -m pytest tests/end_to_end/test_interruptions.py tests/end_to_end/test_soak.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

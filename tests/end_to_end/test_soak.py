@@ -14,7 +14,7 @@ from tests.end_to_end.command import COMMAND, energyaware, rows
 from tests.own_data import COLUMNS, save_tickets
 from tests.tiny import save_gpt2
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.all_interruptions, pytest.mark.timeout(1500)]
 
 KILLS, SEED, LONGEST_S = 20, 7, 22.0
 STEPS = 30
