@@ -21,17 +21,13 @@ def absent(node_ids: Iterable[str]) -> list[str]:
     """Those of the nodes, by Ray's id, on which nothing can be started any more."""
     nodes = list(dict.fromkeys(node_ids))
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    asked = [
-        _present.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+    asked = {
+        node: _present.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
         for node in nodes
         if node in alive
-    ]
-    present = set()
-    if asked:
-        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
-        for node, answer in zip((node for node in nodes if node in alive), asked, strict=True):
-            if answer in answered and _answers(answer):
-                present.add(node)
+    }
+    answered, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    present = {node for node, answer in asked.items() if answer in answered and _answers(answer)}
     return [node for node in nodes if node not in present]
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from energyaware.errors import MeterLost, OutOfMemory, StageError, StorageError
-from energyaware.rows import Row
 from energyaware.spec import FinetuneSpec, StageSpec
 
 Failure = Literal["stopped", "lost node", "out of memory", "storage", "refused", "error"]
@@ -123,8 +122,3 @@ def one_line(problem: BaseException) -> str:
     """Kind of error and the first line of what it says."""
     text = str(problem).strip()
     return f"{type(problem).__name__}: {text.splitlines()[0]}" if text else type(problem).__name__
-
-
-def as_columns(end: Ending) -> Row:
-    """As the result of a trial has it."""
-    return {"state": end.state, "reason": end.reason, "failure": end.failure}

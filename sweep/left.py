@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 HOPELESS: Final = ("failed", "diverged", "oom")
 """Ends of a stage that another run does not change by itself."""
-
 
 IDLE_POWER_HOLDS: Final = timedelta(days=1)
 """A machine that was read so long ago at most draws as much when idle."""
@@ -139,5 +138,5 @@ def idle_rows(results: Results) -> list[Row]:
 
 
 def _told(differing: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    stages: dict[str, int] = defaultdict(int, Counter(found for each in differing.values() for found in each))
+    stages = Counter(found for each in differing.values() for found in each)
     return tuple(f"{count} finished stage{'s' if count > 1 else ''}: {found}" for found, count in stages.items())
