@@ -205,7 +205,7 @@ def test_adding_a_precision_runs_only_what_is_new_and_a_stop_leaves_a_state_to_g
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive, "nothing is left running"
     interrupted = [row for row in rows(results, "attempts") if row["state"] == "interrupted"]
-    assert len(interrupted) <= 1
+    assert len({row["stage_id"] for row in interrupted}) == len(interrupted) <= (os.cpu_count() or 1)
     assert all(row["kept"] is False and row["reason"] for row in interrupted)
     finished = {row["stage_id"] for row in rows(results, "stages")}
     assert 4 <= len(finished) < 6
