@@ -13,6 +13,7 @@ from energyaware.energy.ledger_file import LedgerPlace, read_ledger
 from energyaware.points import reached
 from energyaware.rows import Row
 from energyaware.store import Store
+from sweep.carry import progress
 from sweep.totals import Totals
 
 
@@ -71,6 +72,7 @@ def _record(store: Store, about: Row, energy: list[Row], last: Any) -> Row:
         "finished_at": last,
         "duration_s": (last - about["started_at"]).total_seconds(),
         "kept": False,
+        **progress(store, about["stage_id"], about["attempt"]).columns(energy),
         **Totals.of(energy).columns(),
     }
     store.write_rows("energy", name, energy)

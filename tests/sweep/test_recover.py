@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from energyaware.checkpoint_store import Checkpoints, Committed, Start
 from energyaware.energy.ledger_file import read_ledger, set_aside, write_ledger
 from energyaware.store import Store
 from sweep.recover import saved_rows, take_over
@@ -77,6 +78,21 @@ def test_attempts_without_a_row_are_recorded_as_interrupted_with_their_joules_as
     assert [row["energy_j"] for row in table(store, "nodes")] == [207]
     assert store.ledgers() == []
     assert store.attempts() == {"aaa": 1, "bbb": 1}
+
+
+def test_an_attempt_that_left_a_checkpoint_is_recorded_with_what_another_can_go_on_from(store):
+    content = leave(store, "aaa")
+    trained = [energy_row("aaa", energy_j=joules, from_step=step) for step, joules in [(0, 30.0), (4, 50.0), (8, 20.0)]]
+    write_ledger(store.ledger("r1", "n1"), content | {"energy": trained})
+    checkpoints = Checkpoints(store.files, "aaa")
+    store.files.write(f"{checkpoints.folder(8)}/state.pt", bytes(10))
+    start = Start("aaa", "masks", world_size=1, zero_stage=0, versions={})
+    checkpoints.commit(
+        Committed(start, 8, 1, [[1, 0, 8]], epochs=[], loss_sums=[0.5], overflows=0, files={"state.pt": 10})
+    )
+    (lost,) = take_over(store)
+    assert (lost["from_step"], lost["checkpoint_step"], lost["energy_carried_j"]) == (0, 8, 80.0)
+    assert (lost["state"], lost["energy_j"], lost["kept"]) == ("interrupted", 100.0, False)
 
 
 def test_an_attempt_that_has_a_row_is_not_recorded_again(store):
