@@ -9,7 +9,8 @@ from energyaware.model_ref import builtin_ref, folder_ref, hub_ref
 from energyaware.pruning.calibration import text_ref
 from energyaware.spec import DENSE, Calibration, DataRef, FinetuneSpec, InferenceSpec, ModelRef, Pruning, stage_id
 from energyaware.tasks import data as task_data
-from sweep.config import Model, Sweep
+from sweep.config import Sweep
+from sweep.inputs import Model
 
 
 @dataclass(frozen=True)
