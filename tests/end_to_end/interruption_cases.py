@@ -131,7 +131,8 @@ def write_page(path, findings, hardware):
         "SIGKILL, and the same command is given until it is done. Compared with an uninterrupted run: the same stages,",
         "each with one row, the same losses (to 1e-6) and quality figures (bitwise), every attempt recorded, and no",
         "process left. Wasted steps are those taken more than once. Lost joules are those of attempts that are in no",
-        "result, loading included, beside the useful ones of the uninterrupted run, of a simulated processor of 50 W.",
+        "result, loading included, beside the useful ones of the uninterrupted run, of a simulated processor of 50 W;",
+        "not known where the meter was killed before the attempt's first heartbeat.",
         "",
         f"{sum(finding.passed for finding in findings)} of {len(findings)} as in an uninterrupted run; "
         f"the whole table has {len(ON_ONE_MACHINE) + len(ON_A_CLUSTER) + len(COMPACTION)} cases.",
@@ -146,7 +147,8 @@ def write_page(path, findings, hardware):
             ", then ".join(finding.victims),
             finding.launches,
             "" if finding.wasted_steps is None else finding.wasted_steps,
-            *(_number(value) for value in (finding.lost_j, finding.uninterrupted_j, finding.back_s)),
+            _number(finding.lost_j, unknown="not known" if finding.passed else ""),
+            *(_number(value) for value in (finding.uninterrupted_j, finding.back_s)),
             "same" if finding.passed else "**differs**",
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -156,8 +158,8 @@ def write_page(path, findings, hardware):
     Path(path).write_text("\n".join(lines) + "\n")
 
 
-def _number(value):
-    return "" if value is None else f"{value:.1f}"
+def _number(value, unknown=""):
+    return unknown if value is None else f"{value:.1f}"
 
 
 def write_json(path, findings):
