@@ -21,14 +21,20 @@ _JOULES: Final[dict[Energy, tuple[str, str]]] = {
 
 _WORD: Final[dict[Energy, str]] = {"gross": "", "net": "net "}
 
+_UNKNOWN_GPU: Final = "no known GPU"
+
 _J_PER_KWH: Final = 3.6e6
 
-_SHARED: Final = ["model", "model_revision", "finetune_method", "finetune_precision", "precision"]
+_SHARED: Final = ["model", "model_revision", "finetune_method", "finetune_precision", "precision", "gpu_kind"]
 """Columns that name a configuration together with its tasks, pruning and settings."""
 
 
-def candidates(results: Results, energy: Energy = "gross", *, asked_only: bool = True) -> pl.LazyFrame:
+def candidates(
+    results: Results, energy: Energy = "gross", *, asked_only: bool = True, gpu_kind: str | None = None
+) -> pl.LazyFrame:
     """One row per finished inference stage; `asked_only`: of those that the plan asks for.
+
+    `gpu_kind` is part of a product name: what was measured on other GPUs cannot be ranked then.
 
     Columns, beside those of the stages table:
         rho: mean over its tasks of the mean of the task's metrics, in [0, 1].
@@ -41,13 +47,19 @@ def candidates(results: Results, energy: Energy = "gross", *, asked_only: bool =
         made_of: components of the inference energy, each measured or estimated; null if the energy table is silent.
         inference_marks, finetune_marks: what the windows of those joules were marked with.
         configuration, family: what is the same for all its seeds; and the same with pruning left aside.
+        gpu_kinds: product names of the GPUs that it and its fine-tuning were measured on; `gpu_kind`: as text.
         reason: why it cannot be ranked (a quality or an energy that is missing or impossible), else null.
     """
     stages = _metered(results, energy)
     if results.has_plan and asked_only:
         stages = stages.join(results.plan, on="stage_id", how="semi")
     return stages.join(graded(stages, results.quality), on="stage_id", how="left").with_columns(
-        reason=_all_reasons("quality_fault", _unless_any("tasks", "it names no task"), *_energy_faults(energy))
+        reason=_all_reasons(
+            "quality_fault",
+            _unless_any("tasks", "it names no task"),
+            *_energy_faults(energy),
+            *([] if gpu_kind is None else [_unless_on(gpu_kind)]),
+        )
     )
 
 
@@ -101,6 +113,10 @@ def _metered(results: Results, energy: Energy) -> pl.LazyFrame:
             finetune_currencies=pl.when(trained).then("finetune_currencies").otherwise([]),
             finetune_marks=pl.col("finetune_marks").fill_null([]),
             finetune_devices=pl.col("finetune_devices").fill_null([]),
+            gpu_kinds=pl.concat_list("gpu", pl.col("finetune_gpus").fill_null([])).list.drop_nulls().list.unique(),
+        )
+        .with_columns(gpu_kind=_gpus())
+        .with_columns(
             family=_key(_shared(), _settings_without("seed", "finetuned", "pruning"), pl.col("finetune_family")),
             configuration=_key(
                 _shared(),
@@ -117,6 +133,7 @@ def _with_parts(results: Results) -> pl.LazyFrame:
         part_marks=that_count("marks"),
         price_currency=pl.col("currency").fill_null(""),
         device_label=_device(),
+        gpu=pl.coalesce("gpu_kind", pl.when(pl.col("device") == "cuda").then("device_name")),
     )
 
 
@@ -138,6 +155,7 @@ def _finetunings(stages: pl.LazyFrame, energy: Energy) -> pl.LazyFrame:
         finetune_currency="price_currency",
         finetune_marks="part_marks",
         finetune_devices="device_label",
+        finetune_gpus="gpu",
         finetune_family=_settings_without("seed", "pruning"),
         finetune_configuration=_settings_without("seed"),
     )
@@ -155,6 +173,7 @@ def _finetunings(stages: pl.LazyFrame, energy: Energy) -> pl.LazyFrame:
             finetune_currencies=pl.col("finetune_currency").drop_nulls().unique(),
             finetune_marks=pl.col("finetune_marks").list.explode().drop_nulls().unique().sort(),
             finetune_devices=pl.col("finetune_devices").drop_nulls().unique().sort(),
+            finetune_gpus=pl.col("finetune_gpus").drop_nulls().unique(),
             finetune_family=pl.col("finetune_family").sort().str.join("|"),
             finetune_configuration=pl.col("finetune_configuration").sort().str.join("|"),
         )
@@ -191,6 +210,23 @@ def _fault_of(name: str, column: str) -> pl.Expr:
 
 def _unless_any(column: str, reason: str) -> pl.Expr:
     return pl.when(pl.col(column).list.len().fill_null(0) == 0).then(pl.lit(reason))
+
+
+def _gpus() -> pl.Expr:
+    """Product name of the GPUs of an inference, and of its fine-tuning where they are others; null without any."""
+    tuned = pl.col("finetune_gpus").list.sort().list.join(" and ").replace("", None)
+    differs = tuned.is_not_null() & tuned.ne_missing(pl.col("gpu"))
+    named = pl.format("{}, fine-tuned on {}", pl.col("gpu").fill_null(_UNKNOWN_GPU), tuned)
+    return pl.when(differs).then(named).otherwise("gpu")
+
+
+def _unless_on(gpu_kind: str) -> pl.Expr:
+    """Other GPUs, or none that is known."""
+    is_it = pl.element().str.to_lowercase().str.contains(gpu_kind.lower(), literal=True)
+    kinds = pl.col("gpu_kinds")
+    named = pl.col("gpu_kind").fill_null(_UNKNOWN_GPU)
+    known = (kinds.list.len() > 0) & kinds.list.eval(is_it).list.all()
+    return pl.when(~known).then(pl.format("was measured on {}, not on {}", named, pl.lit(gpu_kind)))
 
 
 def _all_reasons(*reasons: str | pl.Expr) -> pl.Expr:

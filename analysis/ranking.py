@@ -35,7 +35,7 @@ COLUMNS: Final = [
     *["energy_kind", "made_of", "measured", "marks", "seeds", "stage_ids"],
     *["phi_minmax", "phi_ratio", "energy_from", "own_energy_j_per_request", "quality"],
     *["model_revision", "tasks", "finetune_method", "finetune_precision", "devices"],
-    *["mixed", "mixed_energy", "mixed_devices"],
+    *["gpu_kind", "mixed", "mixed_energy", "mixed_devices"],
 ]
 
 _SAME_ENERGY: Final = 1e-9
@@ -54,6 +54,7 @@ def ranking(
     energy: Energy = "gross",
     allow_mixed: bool = False,
     asked_only: bool = True,
+    gpu_kind: str | None = None,
 ) -> pl.LazyFrame:
     """Configurations by score, best first; equal scores share a rank.
 
@@ -66,6 +67,7 @@ def ranking(
         allow_mixed: whether to compare energies of different kinds. Column `mixed_energy` then says that they differ.
         asked_only: whether only what the plan asks for is compared; else all that is finished is, such as values that
             were dropped from the sweep file.
+        gpu_kind: only what was measured on GPUs with this in their product name is compared.
 
     Returns:
         A frame with `COLUMNS`. `energy_j_per_request` is E, `made_of` the components of its inference part, and
@@ -81,7 +83,7 @@ def ranking(
         return pl.col(f"inference_{part}") + pl.col(f"finetune_{part}") / requests
 
     rows = (
-        candidates(results, energy, asked_only=asked_only)
+        candidates(results, energy, asked_only=asked_only, gpu_kind=gpu_kind)
         .filter(pl.col("reason").is_null())
         .pipe(_per_configuration)
         .pipe(_with_energy_of_dense_parent, dense_parents(results, energy))
@@ -104,7 +106,9 @@ def ranking(
     )
 
 
-def left_out(results: Results, energy: Energy = "gross", *, asked_only: bool = True) -> pl.LazyFrame:
+def left_out(
+    results: Results, energy: Energy = "gross", *, asked_only: bool = True, gpu_kind: str | None = None
+) -> pl.LazyFrame:
     """Stages that would be compared and are not ranked: infeasible, failed, running, pending, incomplete, …, and why.
 
     One row per configuration and seed. `incomplete` is a finished stage that lacks a quality or an energy, or whose
@@ -112,7 +116,7 @@ def left_out(results: Results, energy: Energy = "gross", *, asked_only: bool = T
     """
     unfinished = states(results).filter(pl.col("kind") == "inference", pl.col("state") != "finished")
     incomplete = (
-        candidates(results, energy, asked_only=asked_only)
+        candidates(results, energy, asked_only=asked_only, gpu_kind=gpu_kind)
         .filter(pl.col("reason").is_not_null())
         .with_columns(state=pl.lit("incomplete"))
     )
@@ -139,7 +143,7 @@ def _per_configuration(stages: pl.LazyFrame) -> pl.LazyFrame:
         .group_by("configuration", maintain_order=True)
         .agg(
             pl.first("family", "model", "model_revision", "tasks", "finetune_method", "finetune_precision"),
-            pl.first("precision", "pruning", "pruning_applied"),
+            pl.first("precision", "pruning", "pruning_applied", "gpu_kind"),
             realisation=pl.col("realisation").drop_nulls().unique().sort().str.join(", ").replace("", None),
             own_energy_j_per_request=pl.mean("inference_energy_j"),
             own_carbon_g=known_mean("inference_carbon_g"),

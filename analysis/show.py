@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_IF_VARIED: Final = ["model", "model_revision", "tasks", "finetune_method", "seeds", "seed", "g CO2e"]
+_IF_VARIED: Final = ["gpu_kind", "model", "model_revision", "tasks", "finetune_method", "seeds", "seed", "g CO2e"]
 """Columns of the table that appear only where rows differ in them."""
 
-_HEADINGS: Final = {"finetune_method": "tuning"}
+_HEADINGS: Final = {"finetune_method": "tuning", "gpu_kind": "GPU"}
 """Shorter than the columns' names."""
 
 _IF_KNOWN: Final = ["cost"]
@@ -32,7 +32,7 @@ _IF_KNOWN: Final = ["cost"]
 
 _RIGHT: Final = ["#", "R", "phi", "rho", "J/request", "g CO2e", "cost", "J tuning"]
 
-_FOLDED: Final = ["reason", "model", "model_revision", "tasks", "pruning"]
+_FOLDED: Final = ["reason", "gpu_kind", "model", "model_revision", "tasks", "pruning"]
 """Columns that may run over several lines."""
 
 _LEFT_OUT: Final = {
@@ -83,12 +83,12 @@ def answer(
     energy: Energy = "gross",
     allow_mixed: bool = False,
     asked_only: bool = True,
+    gpu_kind: str | None = None,
 ) -> Answer:
     """Rank, and collect who is left out and what to be careful about. As `analysis.ranking.ranking`, refusals too."""
-    ranked = ranking(results, weight, requests, phi, energy=energy, allow_mixed=allow_mixed, asked_only=asked_only)
-    rows, others, unplanned = pl.collect_all(
-        [ranked, left_out(results, energy, asked_only=asked_only), _unplanned(results)]
-    )
+    of: dict[str, Any] = {"energy": energy, "asked_only": asked_only, "gpu_kind": gpu_kind}
+    ranked = ranking(results, weight, requests, phi, allow_mixed=allow_mixed, **of)
+    rows, others, unplanned = pl.collect_all([ranked, left_out(results, **of), _unplanned(results)])
     notes = [*_notes(rows, phi, energy), *results.problems]
     if versions := in_words(differences(results, asked_only=asked_only)):
         notes.append(f"versions differ: {versions}")

@@ -43,14 +43,14 @@ def spent(results: Results) -> pl.LazyFrame:
         .select(
             *[*parts, "energy_kind", "duration_s"],
             fate=pl.when(pl.col("state") == "running").then(pl.lit("running")).otherwise(pl.lit("lost")),
-            energy_j=_with_around() - pl.col("checkpointed_j"),
-            checkpointed_j=pl.when(_with_around().is_not_null()).then("checkpointed_j"),
+            energy_j=with_around() - pl.col("checkpointed_j"),
+            checkpointed_j=pl.when(with_around().is_not_null()).then("checkpointed_j"),
         )
     )
     useful = results.stages.select(
         *[*parts, "energy_kind", "duration_s"],
         fate=pl.lit("useful"),
-        energy_j=_with_around(),
+        energy_j=with_around(),
         checkpointed_j=pl.lit(0.0),
     )
     return pl.concat([useful, unfinished])
@@ -97,10 +97,11 @@ def finished_before(results: Results) -> pl.LazyFrame:
         .join(latest, how="cross")
         .filter(pl.col("run").ne_missing(pl.col("latest")))
         .join(of_earlier_attempts, on="stage_id", how="left")
-        .select("stage_id", energy_j=_with_around() - pl.col("carried_energy_j").fill_null(0.0))
+        .select("stage_id", energy_j=with_around() - pl.col("carried_energy_j").fill_null(0.0))
     )
 
 
-def _with_around() -> pl.Expr:
+def with_around() -> pl.Expr:
+    """Joules of a row of stages or attempts, those around its windows too; null where a part is unknown."""
     around = pl.when(pl.col("schema_version") >= _AROUND_SINCE).then("energy_other_j").otherwise(0.0)
     return pl.col("energy_j").fill_nan(None) + around

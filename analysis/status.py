@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from analysis.budget import CapUse, standing
 from analysis.kinds import MIXED
 from analysis.load import Results
 from analysis.nodes import Node, add_up
@@ -56,6 +57,8 @@ class Status:
         energy: measured, estimated or mixed; None without any attempt.
         nodes: how each node's joules add up.
         duration_s: wall time of all attempts, added up.
+        budget: what is used of each cap of the sweep file.
+        stopped_by_budget: why no run would start anything more, in words; None if one would, or while one is at work.
         versions: which versions finished stages were measured with, where these differ; else None.
         problems: files of the folder that were skipped.
     """
@@ -84,6 +87,8 @@ class Status:
     energy: str | None
     nodes: list[Node]
     duration_s: float
+    budget: list[CapUse]
+    stopped_by_budget: str | None
     versions: str | None
     problems: list[str]
 
@@ -101,6 +106,7 @@ def status(results: Results) -> Status:
     total_j = float(known["energy_j"].sum()) + float(known["checkpointed_j"].sum())
     left = stages.filter(pl.col("state").is_in(LEFT))
     carried_j = float(resumed["carried_energy_j"].sum())
+    budget = standing(results, stages)
     return Status(
         counts=_counts(stages),
         failed=stages.filter(~pl.col("state").is_in(NO_FAILURE))
@@ -130,9 +136,18 @@ def status(results: Results) -> Status:
         energy=_kind_of_energy(set(joules["energy_kind"].drop_nulls())),
         nodes=add_up(nodes),
         duration_s=float(joules["duration_s"].sum()),
+        budget=budget.caps,
+        stopped_by_budget=None if results.held_by or at_work.height else budget.stopped,
         versions=in_words(differences(results)),
         problems=results.problems,
     )
+
+
+def stopped_by_budget(results: Results) -> str:
+    """What is to be said of a run that its budget has ended."""
+    now = status(results)
+    left = f"{_counted(now.left, 'stage')} left" if now.left else "what was to be measured again has its earlier result"
+    return now.stopped_by_budget or f"stopped by the budget: {left}"
 
 
 def _median_durations(results: Results) -> pl.LazyFrame:
@@ -213,8 +228,12 @@ def _lines(status: Status) -> Iterator[str]:
     if status.unknown_energy_attempts:
         yield f"attempts with unknown energy: {status.unknown_energy_attempts}"
     yield f"time spent: {clock(status.duration_s)}"
+    if status.budget:
+        yield f"budget used: {', '.join(cap.line() for cap in status.budget)}"
     left = "unknown" if status.time_left_s is None else f"about {clock(status.time_left_s)} one after another"
     yield f"left: {status.left} stages, {left}" if status.left else "left: nothing"
+    if status.stopped_by_budget:
+        yield f"{status.stopped_by_budget}; a run with a larger budget goes on from here"
     if status.held_by:
         yield f"held by {status.held_by}"
     if status.versions:

@@ -48,6 +48,8 @@ class _Watched:
             return status, None
         if not status.left:
             return status, "nothing is running and nothing is left"
+        if status.stopped_by_budget:
+            return status, f"{status.stopped_by_budget}; a run with a larger budget goes on from here"
         if self.unheld_since is None:
             self.unheld_since = time.monotonic()
         if time.monotonic() - self.unheld_since < self.patience_s:
@@ -93,4 +95,5 @@ def _line(status: Status) -> str:
         f"{status.left} left",
     ]
     joules = f"{number(status.useful_energy_j)} J useful, {number(status.lost_energy_j)} J lost"
-    return f"{', '.join(parts)}; {joules}"
+    budget = "".join(f", {100 * cap.share:.0f} % of {cap.unit} used" for cap in status.budget if cap.share is not None)
+    return f"{', '.join(parts)}; {joules}{budget}"

@@ -133,7 +133,7 @@ def main() -> None:
     with join("local"):
         group = ray.util.placement_group([{"CPU": 0.5}] * workers)
         ray.get(group.ready(), timeout=60)
-        gang = Gang(group, WorkerResources(0.5, 0, "cpu"), workers, warm_up)
+        gang = Gang(group, WorkerResources(0.5, 0, "cpu"), [1] * workers, warm_up)
         try:
             measure(gang, dataclasses.replace(spec, steps=5), CheckpointRule())  # the first one loads and compiles
             for _ in range(chosen.runs):

@@ -6,7 +6,6 @@ stages; after any failure the whole gang is replaced, because a collective that 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import os
@@ -17,11 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.calls import all_or_first_error
+from cluster.inventory import gpus_of_driver
+from cluster.node import named
 
 Result = TypeVar("Result")
 Value = TypeVar("Value")
@@ -29,7 +32,6 @@ Value = TypeVar("Value")
 START_TIMEOUT_S: Final = 300.0
 PATIENCE: Final = timedelta(hours=6)
 """How long ranks wait for one that works alone, as in pruning a large model. A rank that died is noticed by Ray."""
-DEATH_NOTICE_S: Final = 2.0
 HOST_TOLERANCE_BYTES: Final = 256 * 2**20
 DEVICE_TOLERANCE_BYTES: Final = 64 * 2**20
 
@@ -73,6 +75,24 @@ class Memory:
     device: int
 
 
+class Whereabouts(NamedTuple):
+    """Where a worker is, and what it holds there.
+
+    Attributes:
+        node_id: Ray's.
+        address: of the machine.
+        host: its name.
+        gpus: Ray's ids.
+        gpu_kinds: product names of these, None where the driver does not say.
+    """
+
+    node_id: str
+    address: str
+    host: str
+    gpus: tuple[str, ...]
+    gpu_kinds: tuple[str | None, ...]
+
+
 @ray.remote(max_restarts=0)
 class Worker:
     """One process of a gang."""
@@ -80,11 +100,12 @@ class Worker:
     def __init__(self) -> None:
         self._baseline = Memory(0, 0)
 
-    def whereabouts(self) -> tuple[str, str, str, tuple[str, ...]]:
-        """Node id, IP address, host name, and Ray's ids of the GPUs that this worker holds."""
+    def whereabouts(self) -> Whereabouts:
+        """Where it is, and what it holds there."""
         context = ray.get_runtime_context()
-        gpus = context.get_accelerator_ids().get("GPU", [])
-        return context.get_node_id(), ray.util.get_node_ip_address(), socket.gethostname(), tuple(map(str, gpus))
+        gpus = tuple(map(str, context.get_accelerator_ids().get("GPU", [])))
+        kinds = tuple(gpu.kind for gpu in named(gpus, gpus_of_driver())) if gpus else ()
+        return Whereabouts(context.get_node_id(), ray.util.get_node_ip_address(), socket.gethostname(), gpus, kinds)
 
     def meeting_point(self, address: str, *, one_node: bool) -> str:
         """Where the ranks find each other: a file where they share a machine, for torch's server listens to all."""
@@ -149,20 +170,25 @@ class Gang:
     """Workers of one placement group.
 
     Args:
-        group: one bundle per worker, from index 0.
+        group: bundles from index 0.
         resources: what each worker gets.
-        size: number of workers.
+        shape: number of workers in each bundle.
         warm_up: imports to make once in each worker, before its memory baseline is taken.
     """
 
     def __init__(
-        self, group: PlacementGroup, resources: WorkerResources, size: int, warm_up: Callable[[], None]
+        self,
+        group: PlacementGroup,
+        resources: WorkerResources,
+        shape: Sequence[int],
+        warm_up: Callable[[], None],
     ) -> None:
+        bundles = [bundle for bundle, workers in enumerate(shape) for _ in range(workers)]
         self._workers = [
             Worker.options(  # type: ignore[attr-defined]
                 num_cpus=resources.cpus,
                 num_gpus=resources.gpus,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
                 runtime_env={
                     "env_vars": {
                         "OMP_NUM_THREADS": str(max(1, int(resources.cpus))),
@@ -170,36 +196,39 @@ class Gang:
                     }
                 },
             ).remote()
-            for index in range(size)
+            for bundle in bundles
         ]
         self._meeting_point = ""
         try:
-            self._form(resources, warm_up)
+            places = ray.get([worker.whereabouts.remote() for worker in self._workers], timeout=START_TIMEOUT_S)
+            held = {bundle: place.node_id for place, bundle in zip(places, bundles, strict=True)}
+            self._cpus = [(node_id, group.bundle_specs[bundle]["CPU"]) for bundle, node_id in held.items()]
+            self._form(places, resources, warm_up)
         except BaseException:
             self.dismiss()
             raise
 
-    def _form(self, resources: WorkerResources, warm_up: Callable[[], None]) -> None:
-        places = ray.get([worker.whereabouts.remote() for worker in self._workers], timeout=START_TIMEOUT_S)
+    def _form(self, places: list[Whereabouts], resources: WorkerResources, warm_up: Callable[[], None]) -> None:
         # Ranks of one node are neighbours, so that a node's leader and its followers share memory and links.
-        nodes = list(dict.fromkeys(place[0] for place in places))
-        order = sorted(range(len(places)), key=lambda index: nodes.index(places[index][0]))
+        nodes = list(dict.fromkeys(place.node_id for place in places))
+        order = sorted(range(len(places)), key=lambda index: nodes.index(places[index].node_id))
         self._workers = [self._workers[index] for index in order]
         places = [places[index] for index in order]
-        self.node_ids: list[str] = [place[0] for place in places]
-        self.gpu_ids: list[tuple[str, ...]] = [place[3] for place in places]
+        self.node_ids: list[str] = [place.node_id for place in places]
+        self.gpu_ids: list[tuple[str, ...]] = [place.gpus for place in places]
+        self.gpu_kinds: set[str | None] = {kind for place in places for kind in place.gpu_kinds}
         self.ranks = []
-        for rank, (node, _, host, _) in enumerate(places):
-            peers = self.on_node(node, range(len(places)))
-            self.ranks.append(Rank(rank, len(places), peers.index(rank), len(peers), host, resources.device))
+        for rank, place in enumerate(places):
+            peers = self.on_node(place.node_id, range(len(places)))
+            self.ranks.append(Rank(rank, len(places), peers.index(rank), len(peers), place.host, resources.device))
         self._meeting_point = ray.get(
-            self._workers[0].meeting_point.remote(places[0][1], one_node=len(set(self.node_ids)) == 1)
+            self._workers[0].meeting_point.remote(places[0].address, one_node=len(set(self.node_ids)) == 1)
         )
         forming = [
             worker.form.remote(rank, self._meeting_point, self.gpus_on_node(node), warm_up)
             for worker, rank, node in zip(self._workers, self.ranks, self.node_ids, strict=True)
         ]
-        self.pids: list[int] = _all_or_first_error(forming, START_TIMEOUT_S)
+        self.pids: list[int] = all_or_first_error(forming, START_TIMEOUT_S)
 
     def run(self, function: Callable[..., Result], arguments_of: Callable[[Rank], tuple[Any, ...]]) -> list[Result]:
         """Call the function in every worker, with arguments made for its rank; results in rank order.
@@ -211,7 +240,7 @@ class Gang:
             worker.run.remote(function, *arguments_of(rank))
             for worker, rank in zip(self._workers, self.ranks, strict=True)
         ]
-        return _all_or_first_error(calls, None)
+        return all_or_first_error(calls, None)
 
     def on_node(self, node_id: str, values: Sequence[Value]) -> list[Value]:
         """Of values that stand one per rank, those of the ranks on that node."""
@@ -220,6 +249,10 @@ class Gang:
     def gpus_on_node(self, node_id: str) -> tuple[str, ...]:
         """Ray's ids of the GPUs that the gang holds on that node, in order of local rank."""
         return tuple(gpu for gpus in self.on_node(node_id, self.gpu_ids) for gpu in gpus)
+
+    def cpus_on_node(self, node_id: str) -> float:
+        """Cores that are held on that node, by workers or kept free beside them."""
+        return float(sum(cpus for node, cpus in self._cpus if node == node_id))
 
     def is_clean(self) -> bool:
         """Whether every worker's memory is back at its baseline, on the host and on the device."""
@@ -233,33 +266,6 @@ class Gang:
         self._workers = []
         if self._meeting_point.startswith("file://"):  # needed until now: groups made later meet there too
             shutil.rmtree(Path(self._meeting_point.removeprefix("file://")).parent, ignore_errors=True)
-
-
-def _all_or_first_error(calls: list[Any], timeout_s: float | None) -> list[Any]:
-    """Results of all calls, or the first error as soon as there is one: others may wait for a lost rank for ever."""
-    waiting = list(calls)
-    while waiting:
-        done, waiting = ray.wait(waiting, num_returns=1, timeout=timeout_s)
-        if not done:
-            raise TimeoutError(f"{len(waiting)} of {len(calls)} workers did not answer in {timeout_s:.0f} s")
-        try:
-            ray.get(done)
-        except ray.exceptions.RayActorError:
-            raise
-        except Exception:
-            _raise_death(waiting)
-            raise
-    return list(ray.get(calls))
-
-
-def _raise_death(calls: list[Any]) -> None:
-    """Raise the death of a worker among these, if there is one: others may have noticed it before Ray did.
-
-    They then report a broken connection, which is not what went wrong.
-    """
-    for call in ray.wait(calls, num_returns=len(calls), timeout=DEATH_NOTICE_S)[0] if calls else []:
-        with contextlib.suppress(ray.exceptions.RayTaskError):
-            ray.get(call)
 
 
 def interface_of(address: str) -> str | None:

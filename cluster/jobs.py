@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from cluster.connect import join
+from cluster.connect import join, shipping
 
 STOP_S: Final = 60
 """For a job that is asked to stop, to do so by itself. Ray's own 3 s are less than a checkpoint takes."""
@@ -75,8 +76,12 @@ class JobServer:
         with self._asked():
             self._client = JobSubmissionClient(self.url)
 
-    def submit(self, command: Sequence[str]) -> str:
+    def submit(self, command: Sequence[str], code: Sequence[Path] = ()) -> str:
         """Have the head run a command, in the environment and working folder that Ray was started in there.
+
+        Args:
+            command: to run.
+            code: folders of packages that it, and all that it starts, imports in place of the nodes' own.
 
         Returns:
             The job's id.
@@ -93,7 +98,8 @@ class JobServer:
                         self._client.submit_job(
                             entrypoint=shlex.join(command),
                             submission_id=job_id,
-                            runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}},
+                            runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}
+                            | (shipping(code) or {}),
                         )
                     )
             except ConnectionError as problem:

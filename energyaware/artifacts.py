@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from energyaware.builtin_model import cache_folder
 from energyaware.errors import StorageError
 from energyaware.files import Files, path_below
+from energyaware.node_cache import cache_folder
 
 MANIFEST: Final = "_manifest.json"
 """Names the version of an artifact, and its files with their sizes in bytes."""

@@ -6,17 +6,14 @@ that the quickstart runs on any laptop without a download; a study of real model
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache as remembered
 from pathlib import Path
 from random import Random
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
 
-from energyaware.errors import InputError
+from energyaware.node_cache import cache_folder, kept
 from energyaware.spec import ModelRef, short_hash
 from energyaware.tasks import TASKS
 from energyaware.tasks.causes import CAUSES
@@ -26,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME: Final = "builtin"
+MODELS: Final = "models"
+"""Folder of the cache."""
 PAD, START, END = "<|pad|>", "<|start|>", "<|end|>"
 
 
@@ -89,27 +88,8 @@ def ensure_builtin_model(
     Raises:
         InputError: the cache folder cannot be written.
     """
-    from filelock import FileLock
-
-    models = (cache or cache_folder()) / "models"
-    made = models / f"{NAME}-{builtin_ref(recipe).revision}"
-    try:
-        models.mkdir(parents=True, exist_ok=True)
-        with FileLock(models / f".{made.name}.lock"):
-            if not made.exists():
-                _make(made, recipe, progress or _silent)
-    except OSError as error:
-        problem = f"cannot be written ({error.strerror or error}); ENERGYAWARE_CACHE names another folder"
-        raise InputError(models, "", problem) from error
-    return made
-
-
-def cache_folder() -> Path:
-    """Where energyaware keeps what it can make again: $ENERGYAWARE_CACHE, or energyaware in the user's cache folder."""
-    if named := os.environ.get("ENERGYAWARE_CACHE"):
-        return Path(named).expanduser()
-    users = os.environ.get("XDG_CACHE_HOME")
-    return (Path(users) if users else Path.home() / ".cache") / "energyaware"
+    made = (cache or cache_folder()) / MODELS / f"{NAME}-{builtin_ref(recipe).revision}"
+    return kept(made, lambda folder: _make(folder, recipe, progress or _silent))
 
 
 def documents(recipe: Recipe = RECIPE) -> list[str]:
@@ -222,23 +202,17 @@ def _batches(texts: list[str], tokenizer: Any, recipe: Recipe) -> Iterator[tuple
         yield tokens, (tokens != tokenizer.pad_token_id).long()
 
 
-def _make(made: Path, recipe: Recipe, progress: Callable[[str], None]) -> None:
+def _make(folder: Path, recipe: Recipe, progress: Callable[[str], None]) -> None:
     from safetensors.torch import save_model
 
-    unfinished = Path(mkdtemp(prefix=f".{made.name}-", dir=made.parent))
-    try:
-        texts = documents(recipe)
-        tokenizer = make_tokenizer(texts, recipe)
-        model = make_model(texts, tokenizer, recipe, progress)
-        tokenizer.save_pretrained(unfinished)
-        model.config.save_pretrained(unfinished)
-        save_model(model, str(unfinished / "model.safetensors"), metadata={"format": "pt"})
-        (unfinished / "README.md").write_text(README)
-        unfinished.chmod(0o755)
-        (unfinished / "model.safetensors").chmod(0o644)
-        unfinished.replace(made)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    texts = documents(recipe)
+    tokenizer = make_tokenizer(texts, recipe)
+    model = make_model(texts, tokenizer, recipe, progress)
+    tokenizer.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    (folder / "README.md").write_text(README)
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def _silent(_: str) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from energyaware.builtin_model import cache_folder
 from energyaware.files import is_hidden, path_below
 from energyaware.files_local import LocalFiles
 from energyaware.files_object import AT_ONCE, ObjectFiles, open_object_files
+from energyaware.node_cache import cache_folder
 
 INDEX: Final = ".index.json"
 """Of a copy: its files, each with the version that it is a copy of."""

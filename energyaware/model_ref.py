@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from energyaware.builtin_model import builtin_ref
 from energyaware.errors import InputError
+from energyaware.hub import asking_hub
 from energyaware.spec import ModelRef
 
 WHOLE_BELOW_BYTES: Final = 64 * 2**20
 """Larger files are hashed by size and samples: a plan must not read 140 GB of weights."""
 SAMPLES, SAMPLE_BYTES = 16, 2**20
 
-__all__ = ["builtin_ref", "folder_ref", "hub_ref"]
+__all__ = ["builtin_ref", "folder_ref", "hub_ref", "pinned"]
 
 
 def folder_ref(folder: Path, field: str, *, trust_remote_code: bool = False) -> ModelRef:
@@ -32,7 +35,9 @@ def folder_ref(folder: Path, field: str, *, trust_remote_code: bool = False) -> 
         raise InputError(folder, field, "holds no tokenizer files")
     location = str(folder.resolve())
     family = model_type(folder / "config.json", field)
-    return ModelRef("folder", folder.resolve().name, content_hash(folder), location, trust_remote_code, family)
+    return ModelRef(
+        "folder", folder.resolve().name, content_hash(own_files(folder)), location, trust_remote_code, family
+    )
 
 
 def hub_ref(name: str, revision: str, field: str, *, trust_remote_code: bool = False) -> ModelRef:
@@ -55,6 +60,24 @@ def hub_ref(name: str, revision: str, field: str, *, trust_remote_code: bool = F
     return ModelRef("hub", name, revision, name, trust_remote_code, family)
 
 
+def pinned(model: ModelRef) -> ModelRef:
+    """The same model, at a place that names the commit of the hub which its revision is now: name@commit.
+
+    A branch may move while nodes download it, and later. Where the hub cannot be reached, what its cache on this
+    machine has of that revision counts.
+
+    Raises:
+        InputError: the hub does not have it, or does not let this user have it.
+    """
+    if model.kind != "hub" or "@" in model.location:
+        return model
+    from huggingface_hub import hf_hub_download
+
+    with asking_hub(model.name, "model.hub", f"{model.name} at revision {model.revision!r}"):
+        config = hf_hub_download(model.name, "config.json", revision=model.revision)
+    return replace(model, location=f"{model.name}@{Path(config).parent.name}")
+
+
 def model_type(config: Path, field: str) -> str:
     """The architecture that a config.json is of, as transformers calls it; "" where it names none.
 
@@ -70,16 +93,19 @@ def model_type(config: Path, field: str) -> str:
     return str(content.get("model_type", ""))
 
 
-def content_hash(folder: Path) -> str:
-    """First 12 hexadecimal digits of a SHA-256 over names, sizes and content of the folder's own files.
+def own_files(folder: Path) -> list[Path]:
+    """The files of a model folder that its content is pinned by: not hidden, and not in folders below it."""
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+
+
+def content_hash(files: Iterable[Path]) -> str:
+    """First 12 hexadecimal digits of a SHA-256 over names, sizes and content of files.
 
     Of files larger than 64 MiB, 16 samples of 1 MiB evenly spread stand for the content; a safetensors header, which
     names every tensor, is in the first of them.
     """
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith("."):
-            continue
+    for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:

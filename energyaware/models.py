@@ -3,25 +3,85 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from energyaware.errors import StageError
+from energyaware.builtin_model import MODELS
+from energyaware.errors import InputError, StageError
+from energyaware.hub import asking_hub
+from energyaware.model_ref import content_hash, own_files
+from energyaware.node_cache import near
 
 if TYPE_CHECKING:
     from energyaware.precision import Device, Precision
     from energyaware.spec import ModelRef
 
 
-def locate(model: ModelRef) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that name the model and pin its revision."""
+WEIGHTS: Final = "*.safetensors"
+
+READ: Final = (WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+"""Files of a model on the hub that loading reads: weights from safetensors alone, configuration, tokenizer."""
+
+UNREAD: Final = ("*/*", "consolidated*")
+"""Of those, what is there a second time in formats of others."""
+
+
+def folder_of(model: ModelRef) -> Path:
+    """Where the model lies on this machine. It is brought there first where it is not, once for all processes.
+
+    One of the hub is downloaded to the hub's own cache (HF_HOME). What lies on a file system of the network, be it
+    that cache or the user's folder, is copied to `energyaware.node_cache`.
+
+    Raises:
+        InputError: it cannot be downloaded or copied, or is another than when the plan was made.
+    """
     if model.kind == "builtin":
         from energyaware.builtin_model import ensure_builtin_model
 
-        return {"pretrained_model_name_or_path": str(ensure_builtin_model())}
+        return ensure_builtin_model()
+    pin, folder = model.revision, Path(model.location)
     if model.kind == "hub":
-        return {"pretrained_model_name_or_path": model.location, "revision": model.revision}
-    return {"pretrained_model_name_or_path": model.location}
+        folder = _downloaded(model)
+        pin = folder.name
+    if not folder.is_dir():
+        raise InputError(folder, "model.folder", "no such folder")
+
+    def check(copies: Sequence[Path]) -> None:
+        if model.kind == "folder" and content_hash(copies) != pin:
+            raise InputError(folder, "model.folder", "the content has changed since the plan was made")
+
+    name = f"{model.name.replace('/', '--')}-{pin}"
+    return near(own_files(folder), MODELS, name, check)[0].parent
+
+
+def _downloaded(model: ModelRef) -> Path:
+    """The hub's snapshot of the model. The hub's own client sees to it that processes do not download it twice.
+
+    Raises:
+        InputError: the hub does not have it, it has no weights in safetensors, or there is no room for it.
+    """
+    from huggingface_hub import snapshot_download
+
+    name, commit = _pin(model)
+    with asking_hub(name, "model.hub", f"{name} at revision {commit!r}"):
+        folder = Path(
+            snapshot_download(
+                name,
+                revision=commit,
+                allow_patterns=[*READ, "*.py"] if model.trust_remote_code else [*READ],
+                ignore_patterns=[*UNREAD],
+            )
+        )
+    if not any(folder.glob(WEIGHTS)):
+        raise InputError(model.name, "model.hub", f"holds no {WEIGHTS}; weights are loaded from safetensors alone")
+    return folder
+
+
+def _pin(model: ModelRef) -> tuple[str, str]:
+    """A hub model's id and commit; what the sweep file gives as its revision, where no commit is known yet."""
+    name, _, commit = model.location.partition("@")
+    return name, commit or model.revision
 
 
 def context_length(model: Any, tokenizer: Any) -> int:
@@ -51,7 +111,7 @@ def load_tokenizer(model: ModelRef) -> Any:
     """The model's tokenizer, with a padding token (the end-of-text token where it has none)."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(**locate(model), trust_remote_code=model.trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(folder_of(model), trust_remote_code=model.trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -65,10 +125,10 @@ def load_model(model: ModelRef, precision: Precision, device: Device, folder: Pa
     import torch
 
     index = torch.cuda.current_device() if device == "cuda" else None
-    where = locate(model) if folder is None else {"pretrained_model_name_or_path": str(folder)}
-    architecture, _ = _architecture(model, where)
+    folder = folder or folder_of(model)
+    architecture, _ = _architecture(model, {"pretrained_model_name_or_path": folder})
     loaded = architecture.from_pretrained(
-        **where,
+        folder,
         **precision.load_arguments(),
         use_safetensors=True,
         trust_remote_code=model.trust_remote_code,
@@ -83,7 +143,13 @@ def skeleton(model: ModelRef) -> Any:
     """The model without weights, from its configuration alone: names and shapes, on torch's meta device."""
     import torch
 
-    architecture, config = _architecture(model, locate(model))
+    where: dict[str, Any] = {"pretrained_model_name_or_path": model.location}
+    if model.kind == "builtin":
+        where = {"pretrained_model_name_or_path": folder_of(model)}
+    elif model.kind == "hub":
+        name, commit = _pin(model)
+        where = {"pretrained_model_name_or_path": name, "revision": commit}
+    architecture, config = _architecture(model, where)
     with torch.device("meta"):
         return architecture.from_config(config, trust_remote_code=model.trust_remote_code)
 

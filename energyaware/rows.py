@@ -8,7 +8,7 @@ did not exist yet. Missing is null, never 0. Joules are what was metered at the 
 from collections.abc import Collection
 from typing import Any, Final, Literal, NamedTuple
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 Row = dict[str, Any]
 
@@ -41,6 +41,7 @@ _CONFIGURATION = (
     Column("pruning", "text", "label, none for dense: magnitude-50%, wanda-2:4, heads-25%, …; * with overrides"),
     Column("pruning_applied", "text", "before or after fine-tuning; null for dense"),
     Column("seed", "int", "seed of the trial"),
+    Column("gpu_kind", "text", "product name of the GPUs that workers held; in a plan what is asked for; else null"),
     Column("settings", "text", "everything that determines the result, as canonical JSON; its hash is stage_id"),
 )
 

@@ -7,7 +7,7 @@ are left out: fields marked `identity=False`.
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, Final, Literal
 
 PROTOCOL_VERSION: Final = 3
@@ -22,9 +22,14 @@ def _location() -> Any:
     return field(default="", metadata={"identity": False})
 
 
+def _axis() -> Any:
+    """A setting that is part of the identity only where it is given: without it, ids are those of before it was."""
+    return field(default=None, metadata={"identity": "if given"})
+
+
 @dataclass(frozen=True)
 class ModelRef:
-    """A base model. `revision` pins its content; `location` is where it lies (folder, or hub id)."""
+    """A base model. `revision` pins its content; `location` is where it lies: folder, or id@commit of the hub."""
 
     kind: Literal["builtin", "folder", "hub"]
     name: str
@@ -99,6 +104,7 @@ class FinetuneSpec:
     """One fine-tuning: base model in, adapter or weights out.
 
     `steps` (optimizer steps), where given, overrides `epochs`. `batch_size` is the global batch, over all workers.
+    `gpu_kind` is part of a product name, where the same is asked for on several kinds of GPU.
     """
 
     model: ModelRef
@@ -120,6 +126,7 @@ class FinetuneSpec:
     zero_stage: int
     seed: int
     micro_batch_size: int | None = field(default=None, metadata={"identity": False})
+    gpu_kind: str | None = _axis()
     kind: Literal["finetune"] = "finetune"
 
     @property
@@ -133,7 +140,8 @@ class InferenceSpec:
     """One measured inference: quality on the test split, joules per request.
 
     `finetuned` is the stage id of the fine-tuning it serves, or None for the base model. `pruning.applied == "after"`
-    is carried out by this stage; "before" was carried out by the fine-tuning and is verified here.
+    is carried out by this stage; "before" was carried out by the fine-tuning and is verified here. `gpu_kind` is as of
+    a fine-tuning.
     """
 
     model: ModelRef
@@ -151,6 +159,7 @@ class InferenceSpec:
     min_window_s: float
     repeats: int
     seed: int
+    gpu_kind: str | None = _axis()
     kind: Literal["inference"] = "inference"
 
     @property
@@ -165,10 +174,15 @@ StageSpec = FinetuneSpec | InferenceSpec
 def identity(value: Any) -> Any:
     """The part of a spec that determines its result, as plain JSON values."""
     if is_dataclass(value):
-        return {f.name: identity(getattr(value, f.name)) for f in fields(value) if f.metadata.get("identity", True)}
+        return {f.name: identity(getattr(value, f.name)) for f in fields(value) if _determines(f, value)}
     if isinstance(value, tuple | list):
         return [identity(item) for item in value]
     return value
+
+
+def _determines(part: Field[Any], value: Any) -> bool:
+    part_of_it = part.metadata.get("identity", True)
+    return getattr(value, part.name) is not None if part_of_it == "if given" else bool(part_of_it)
 
 
 def canonical_json(spec: StageSpec) -> str:

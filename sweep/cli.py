@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+import sweep.cli_check
+import sweep.cli_launch  # noqa: F401 - both register their commands
 from energyaware.errors import EnergyawareError, InputError, StorageError
 from sweep.cli_results import show_ranking
 from sweep.options import (
@@ -20,6 +22,7 @@ from sweep.options import (
     RerunChanged,
     Results,
     RetryFailed,
+    ShipCode,
     SweepFile,
     app,
     asked_ranking,
@@ -43,20 +46,23 @@ def plan(
     results: Results = None,
     form: Annotated[PlanFormat, typer.Option("--format", help="How to print it.")] = PlanFormat.table,
 ) -> None:
-    """Show the stages of a sweep: what is shared, done, infeasible and why. Runs nothing."""
+    """Show the stages of a sweep: what is shared, done, infeasible and why, and what they will take. Runs nothing."""
     from energyaware.store import Store
+    from sweep.estimate import at_once_here, earlier, forecast
     from sweep.plan import make_plan
-    from sweep.runner import resolve_hardware
+    from sweep.runner import gpus_per_worker, resolve_hardware
     from sweep.show_plan import as_json, as_table
     from sweep.sweep_file import load
 
     sweep = load(file)
-    stages = make_plan(sweep, resolve_hardware(sweep))
-    finished = Store(results or sweep.results).finished()
+    hardware, store = resolve_hardware(sweep), Store(results or sweep.results)
+    stages, finished = make_plan(sweep, hardware), store.finished()
+    at_once = at_once_here(sweep, gpus_per_worker(sweep, hardware.device))
+    ahead = forecast(sweep, stages.minus(finished), earlier(store.url), at_once)
     if form is PlanFormat.json:
-        print(as_json(sweep, stages, finished))
+        print(as_json(sweep, stages, finished, ahead))
     else:
-        console().print(as_table(sweep, stages, finished))
+        console().print(as_table(sweep, stages, finished, ahead))
 
 
 @app.command(epilog="Example: energyaware run examples/quickstart.yaml --results results/quickstart")
@@ -66,6 +72,7 @@ def run(
     address: Address = "local",
     retry_failed: RetryFailed = False,
     rerun_changed: RerunChanged = False,
+    ship_code: ShipCode = False,
     detached: Detach = False,
 ) -> None:
     """Run a sweep, and go on where an earlier run of it stopped; then show the ranking.
@@ -77,8 +84,8 @@ def run(
 
     sweep, wish = load(file), Wish(retry_failed, rerun_changed)
     if detached:
-        _detach(file, results or sweep.results, address, wish)
-    _run(sweep, results, address, file, wish)
+        _detach(file, results or sweep.results, address, wish, ship_code=ship_code)
+    _run(sweep, results, address, file, wish, ship_code=ship_code)
 
 
 @app.command(epilog="Example: energyaware resume results/quickstart --retry-failed")
@@ -87,6 +94,7 @@ def resume(
     address: Address = "local",
     retry_failed: RetryFailed = False,
     rerun_changed: RerunChanged = False,
+    ship_code: ShipCode = False,
     detached: Detach = False,
 ) -> None:
     """Go on with a sweep from its results alone."""
@@ -98,40 +106,52 @@ def resume(
         raise InputError(directory, "", "holds no sweep.yaml: not a results folder of energyaware run")
     wish = Wish(retry_failed, rerun_changed)
     if detached:
-        _detach(None, directory, address, wish)
+        _detach(None, directory, address, wish, ship_code=ship_code)
     with tempfile.TemporaryDirectory(prefix="energyaware-") as folder:
         file = Path(folder) / "sweep.yaml"
         file.write_text(asked)
         sweep = load(file)
-    _run(sweep, directory, address, f"{directory.rstrip('/')}/sweep.yaml", wish)
+    _run(sweep, directory, address, f"{directory.rstrip('/')}/sweep.yaml", wish, ship_code=ship_code)
 
 
-def _detach(file: Path | None, results: str, address: str, wish: Wish) -> NoReturn:
+def _detach(file: Path | None, results: str, address: str, wish: Wish, *, ship_code: bool) -> NoReturn:
     from sweep.detach import detach
 
-    raise typer.Exit(detach(file, results, address, wish.options(), console()))
+    _refuse_to_ship_here(address, ship_code=ship_code)
+    raise typer.Exit(detach(file, results, address, wish.options(), console(), ship_code=ship_code))
 
 
-def _run(sweep: Sweep, results: str | None, address: str, source: object, wish: Wish) -> None:
+def _refuse_to_ship_here(address: str, *, ship_code: bool) -> None:
+    if ship_code and address == "local":
+        raise InputError("--ship-code", "", "is for clusters: give --address; on this machine its own code is run")
+
+
+def _run(sweep: Sweep, results: str | None, address: str, source: object, wish: Wish, *, ship_code: bool) -> None:
     from analysis.comparable import NotComparable
     from analysis.load import load
+    from analysis.status import stopped_by_budget
     from energyaware.store import Store
     from sweep.runner import run as run_sweep
 
+    _refuse_to_ship_here(address, ship_code=ship_code)
     out = console(stderr=True)
     store = Store(results or sweep.results)
-    ended = run_sweep(sweep, store, address, out, source, wish)
+    ended = run_sweep(sweep, store, address, out, source, wish, ship_code=ship_code)
     if ended.stopped_by:
         raise StorageError(f"stopped: {ended.stopped_by}; the same command goes on from here")
     if ended.interrupted:
         out.print(f"stopped; the same command, or [bold]energyaware resume {store.url}[/], goes on from here")
         raise typer.Exit(INTERRUPTED)
+    found = ended.results or load(store.url)
     try:
-        show_ranking(ended.results or load(store.url), asked_ranking(store.url), Format.table)
+        show_ranking(found, asked_ranking(store.url), Format.table)
     except NotComparable as problem:
         out.print(f"not ranked: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     out.print(f"results in {store.url}", highlight=False, soft_wrap=True)
-    if ended.failed:
+    if ended.over_budget:
+        told = f"{stopped_by_budget(found)}; the same command with a larger budget goes on from here"
+        out.print(told, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    if ended.failed or ended.over_budget:
         raise typer.Exit(FAILED)
 
 

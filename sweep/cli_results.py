@@ -49,6 +49,9 @@ def rank(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Rank measured against estimated energy all the same, and say so.")
     ] = False,
+    gpu_kind: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Rank only what was measured on GPUs with this in their name.")
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Rank all that is finished, also what the sweep file no longer asks for.")
     ] = False,
@@ -60,7 +63,8 @@ def rank(
     asked = asked_ranking(directory)
     given = {"weight": weight, "requests": requests, "phi": phi, "allow_mixed": allow_mixed or None}
     options = asked | {name: value for name, value in given.items() if value is not None}
-    show_ranking(load(directory), options | {"energy": energy.value, "asked_only": not everything}, form)
+    options |= {"energy": energy.value, "asked_only": not everything, "gpu_kind": gpu_kind}
+    show_ranking(load(directory), options, form)
 
 
 @app.command(

@@ -8,7 +8,17 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from energyaware.tasks import TASKS
 from sweep.choices import Part, PrecisionChoice, PruningChoice, listed, one_of
 from sweep.inputs import CalibrationChoice, Data, Model
-from sweep.settings import Checkpoints, Energy, Failures, Finetune, Inference, RankingChoice, Resources
+from sweep.settings import (
+    Budget,
+    Checkpoints,
+    Energy,
+    Failures,
+    Finetune,
+    Inference,
+    RankingChoice,
+    Resources,
+    without_twins,
+)
 
 
 class Sweep(Part):
@@ -38,6 +48,7 @@ class Sweep(Part):
     energy: Energy = Energy()
     checkpoints: Checkpoints = Checkpoints()
     failures: Failures = Failures()
+    budget: Budget = Budget()
     ranking: RankingChoice = RankingChoice()
     results: str = ""
     """Results folder, relative to where the command is run. Default: results/<name>."""
@@ -45,10 +56,7 @@ class Sweep(Part):
     @field_validator("model", "tasks", "precisions", "prunings", "seeds")
     @classmethod
     def _no_twins(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        for index, value in enumerate(values):
-            if value in values[:index]:
-                raise ValueError(f"entry {index} says the same as entry {values.index(value)}")
-        return values
+        return without_twins(values)
 
     @model_validator(mode="after")
     def _batch_fits(self) -> Self:
@@ -62,6 +70,14 @@ class Sweep(Part):
             raise ValueError(
                 f"finetune.micro_batch_size {micro} does not divide a worker's share of the batch, {share}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_can_be_kept(self) -> Self:
+        if self.budget.cost is not None and self.energy.price_per_kwh is None:
+            raise ValueError("budget.cost needs energy.price_per_kwh")
+        if self.budget.gpu_hours is not None and "gpu" not in self.energy.components:
+            raise ValueError("budget.gpu_hours needs gpu among energy.components, by whose meter GPUs are counted")
         return self
 
     def with_paths_from(self, folder: Path) -> "Sweep":

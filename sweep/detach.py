@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,7 @@ from energyaware.errors import InputError
 from energyaware.lease import FOLDER as LEASES
 from energyaware.lease import Lease, newest_lease, this_process
 from energyaware.store import Store
+from sweep.own_code import own_code
 from sweep.sweep_file import dump, load
 
 if TYPE_CHECKING:
@@ -76,7 +77,15 @@ class Detached(Protocol):
         """Where it can be found, and how it is stopped, for people."""
 
 
-def detach(sweep_file: Path | None, results: str, address: str, options: Sequence[str], console: Console) -> int:
+def detach(
+    sweep_file: Path | None,
+    results: str,
+    address: str,
+    options: Sequence[str],
+    console: Console,
+    *,
+    ship_code: bool = False,
+) -> int:
     """Start a run that outlives this process and its terminal, and wait until it has begun.
 
     Args:
@@ -85,6 +94,7 @@ def detach(sweep_file: Path | None, results: str, address: str, options: Sequenc
         address: "local" for a process on this machine; "auto" or HOST:PORT for a job of that cluster.
         options: others of `energyaware run`, as they are typed.
         console: for where the run can be found. What it failed with goes where errors go.
+        ship_code: have a cluster run this installation's code.
 
     Returns:
         0 of a run that is at work; of one that has ended already, its exit code.
@@ -106,7 +116,8 @@ def detach(sweep_file: Path | None, results: str, address: str, options: Sequenc
             server = JobServer(address)
             _claim(store, sweep)
             # What it runs lies in the results: the file that was given here may not be there on the head.
-            run = _Job(server, [*COMMAND, "resume", store.url, "--address", "auto", *options])
+            with own_code() if ship_code else nullcontext(()) as code:
+                run = _Job(server, [*COMMAND, "resume", store.url, "--address", "auto", *options], code)
         except ConnectionError as problem:
             raise InputError("--address", address, str(problem)) from None
     with console.status("waiting for the run to begin"):
@@ -212,10 +223,11 @@ class _Job:
     Args:
         server: takes it.
         command: to run there.
+        code: that it is to run with, in place of the nodes' own.
     """
 
-    def __init__(self, server: JobServer, command: Sequence[str]) -> None:
-        self._server, self._id = server, server.submit(command)
+    def __init__(self, server: JobServer, command: Sequence[str], code: Sequence[Path]) -> None:
+        self._server, self._id = server, server.submit(command, code)
 
     def holds_results(self) -> bool:
         return self._server.state(self._id).joined  # which a run does that has the results

@@ -1,4 +1,4 @@
-"""From a sweep to its trials: every model with every precision, pruning and seed."""
+"""From a sweep to its trials: every model with every precision, pruning and seed, on every kind of GPU asked for."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -34,12 +34,20 @@ def trials(sweep: Sweep) -> Iterator[Trial]:
     prunings = dict.fromkeys(pruning for choice in sweep.prunings for pruning in choice.prunings(calibration))
     if sweep.finetune.method == "none":  # nothing to be before or after of
         prunings = dict.fromkeys(replace(p, applied="after" if p.applied else None) for p in prunings)
-    for model, (trained_in, served_in), seed, pruning in product(models, precisions, sweep.seeds, prunings):
-        yield _trial(sweep, model, data, trained_in, served_in, pruning, seed)
+    axes = product(sweep.resources.gpu_kinds, models, precisions, sweep.seeds, prunings)
+    for gpu_kind, model, (trained_in, served_in), seed, pruning in axes:
+        yield _trial(sweep, model, data, trained_in, served_in, pruning, seed, gpu_kind)
 
 
 def _trial(
-    sweep: Sweep, model: ModelRef, data: DataRef, trained_in: str, served_in: str, pruning: Pruning, seed: int
+    sweep: Sweep,
+    model: ModelRef,
+    data: DataRef,
+    trained_in: str,
+    served_in: str,
+    pruning: Pruning,
+    seed: int,
+    gpu_kind: str | None,
 ) -> Trial:
     training = sweep.finetune
     finetune = None
@@ -64,6 +72,7 @@ def _trial(
             zero_stage=training.zero_stage,
             seed=seed,
             micro_batch_size=training.micro_batch_size,
+            gpu_kind=gpu_kind,
         )
     inference = InferenceSpec(
         model=model,
@@ -81,6 +90,7 @@ def _trial(
         min_window_s=sweep.inference.min_window_s,
         repeats=sweep.inference.repeats,
         seed=seed,
+        gpu_kind=gpu_kind,
     )
     return Trial(finetune, inference)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.members import members
+from cluster.node import Node
 from energyaware.energy.base import MeterSettings, WindowName
 from energyaware.energy.holder import Key
 from energyaware.energy.service import Post
@@ -119,11 +120,19 @@ class NodeMeters:
         self._idle_rows = idle_rows if settings.idle_s > 0 else ()
         self.book = MeterBook(run)
         self._meters: dict[str, Meter] = {}
+        self._known: dict[str, Node] = {}
+        self._starting: dict[Any, str] = {}
+        self._ready: set[str] = set()
+        self._nodes: tuple[Node, ...] = ()
         self._stop = threading.Event()
 
     def all(self) -> list[Meter]:
         """Those of nodes that are gone, too: their ledgers are not."""
         return list(self._meters.values())
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Those that are alive and whose idle power is known, for stages; the same object until that changes."""
+        return self._nodes
 
     @property
     def node_ids(self) -> list[str]:
@@ -140,14 +149,15 @@ class NodeMeters:
         Raises:
             InputError: the settings name a place without data, or a component that a node cannot read.
         """
-        new = self._post_new(self._settings)
+        self._look()
         try:
-            ray.get([meter.actor.start.remote() for meter in new])
+            ray.get(list(self._starting))
         except ray.exceptions.RayTaskError as problem:
             raise problem.cause from None
+        self._look()
 
     def watch(self) -> None:
-        """From now on, have one on every node that joins. What it draws when idle is not known: stages may be on it."""
+        """From now on, have one on every node that joins; stages get there once its idle power has been read."""
         threading.Thread(target=self._watch, name="new nodes", daemon=True).start()
 
     def finish(self) -> list[Row]:
@@ -164,27 +174,35 @@ class NodeMeters:
     def _watch(self) -> None:
         while not self._stop.wait(WATCH_S):
             with suppress(ray.exceptions.RayError, ConnectionError):
-                for meter in self._post_new(replace(self._settings, idle_s=0.0)):
-                    meter.actor.start.remote()
+                self._look()
 
-    def _post_new(self, settings: MeterSettings) -> list[Meter]:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        names = Counter(node["NodeManagerHostname"] for node in nodes)
-        new = []
-        for node in nodes:
-            if (node_id := node["NodeID"]) in self._meters:
-                continue
-            host = node["NodeManagerHostname"]
-            name = host if names[host] == 1 else f"{host}-{node['NodeManagerAddress']}"
-            place = self._store.ledger(self.book.run, name) if self._store else None
-            idle = tuple(row for row in self._idle_rows if row["node"] == name)
-            post = Post(name, self.book.run, self._sweep, place, self._on_gpus, idle)
-            actor = NodeMeter.options(  # type: ignore[attr-defined]
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False), name=self.book.name(node_id)
-            ).remote(post, settings)
-            self._meters[node_id] = Meter(actor, post)
-            new.append(self._meters[node_id])
-        return new
+    def _look(self) -> None:
+        """Post a meter on every new node, and see which have started. One that cannot start gets no stage."""
+        alive = members(self._known)
+        self._known = {node.node_id: node for node in alive}
+        for node in alive:
+            if node.node_id not in self._meters:
+                self._post(node)
+        asked = list(self._starting)
+        for answer in ray.wait(asked, num_returns=len(asked), timeout=0)[0] if asked else []:
+            node_id = self._starting.pop(answer)
+            with suppress(ray.exceptions.RayError):
+                ray.get(answer)
+                self._ready.add(node_id)
+        usable = tuple(node for node in alive if node.node_id in self._ready)
+        if usable != self._nodes:
+            self._nodes = usable
+
+    def _post(self, node: Node) -> None:
+        place = self._store.ledger(self.book.run, node.name) if self._store else None
+        idle = tuple(row for row in self._idle_rows if row["node"] == node.name)
+        post = Post(node.name, self.book.run, self._sweep, place, self._on_gpus, idle)
+        actor = NodeMeter.options(  # type: ignore[attr-defined]
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+            name=self.book.name(node.node_id),
+        ).remote(post, self._settings)
+        self._meters[node.node_id] = Meter(actor, post)
+        self._starting[actor.start.remote()] = node.node_id
 
 
 def answered(ask: Callable[[], Any]) -> Any:

@@ -22,6 +22,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+cluster = typer.Typer(help="Check a cluster, and write the files that start one.", no_args_is_help=True)
+app.add_typer(cluster, name="cluster")
+
 
 class Format(StrEnum):
     """How an answer is printed."""
@@ -58,6 +61,9 @@ RetryFailed = Annotated[
 ]
 RerunChanged = Annotated[
     bool, typer.Option("--rerun-changed", help="Measure again what was measured with other code or library versions.")
+]
+ShipCode = Annotated[
+    bool, typer.Option("--ship-code", help="Have the cluster run this installation's code, whatever its nodes have.")
 ]
 Detach = Annotated[
     bool, typer.Option("--detach", help="Outlive this terminal: a Ray job on a cluster, a process of its own here.")

@@ -35,6 +35,8 @@ class PlannedStage:
         parts = [spec.kind, self.precisions]
         if spec.pruning.kind != "none":
             parts.append(f"{spec.pruning.label} {spec.pruning.applied}")
+        if spec.gpu_kind:
+            parts.append(f"on {spec.gpu_kind}")
         return " ".join(parts)
 
     def row(self) -> Row:
@@ -129,5 +131,6 @@ def configuration_columns(spec: StageSpec) -> Row:
         "pruning": spec.pruning.label,
         "pruning_applied": spec.pruning.applied,
         "seed": spec.seed,
+        "gpu_kind": spec.gpu_kind,
         "settings": canonical_json(spec),
     }

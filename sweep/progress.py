@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Collection
-from typing import Final
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Any, Final
 
 import ray
 from rich.console import Console, Group
@@ -17,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from energyaware.rows import Row
+from sweep.budget import Keeper
 from sweep.failures import Again
 from sweep.node_meter import NodeMeters
 from sweep.plan import PlannedStage
@@ -24,18 +26,40 @@ from sweep.tries import Tries
 
 POLL_S: Final = 1.0
 
+RECENT: Final = 101
+"""Stages of a kind whose time says how long the next ones take."""
+
 
 class Progress:
     """Listens to the schedule and asks the meters what is going on.
 
     On a terminal a live picture; elsewhere one line per event.
+
+    Args:
+        done: stages that are finished.
+        failed: stages that failed in earlier runs.
+        left: stages to run.
+        meters: of the nodes.
+        budget: is told what Progress learns, and shown.
+        seen: called with what all meters say, about once a second.
+        console: to print on.
     """
 
-    def __init__(self, done: int, failed: int, left: Collection[Tries], meters: NodeMeters, console: Console) -> None:
+    def __init__(
+        self,
+        done: int,
+        failed: int,
+        left: Collection[Tries],
+        meters: NodeMeters,
+        budget: Keeper,
+        seen: Callable[[Sequence[dict[str, Any]]], None],
+        console: Console,
+    ) -> None:
         self._total, self._done, self._failed, self._blocked = done + failed + len(left), done, failed, 0
-        self._meters, self._console = meters, console
+        self._meters, self._budget, self._seen, self._console = meters, budget, seen, console
         self._left = {tries.stage.stage_id: tries.stage for tries in left}
-        self._durations: dict[str, list[float]] = defaultdict(list)
+        self._left_of_kind = Counter(tries.stage.spec.kind for tries in left)
+        self._durations: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
         self._energy_j, self._kinds = 0.0, set[str]()
         self._running: dict[str, float] = {}
         self._now: dict[str, tuple[str, float]] = {}
@@ -47,6 +71,16 @@ class Progress:
     def failed(self) -> int:
         """Stages that ended without a result, or could not start because of one."""
         return self._failed + self._blocked
+
+    def states(self) -> dict[str, int]:
+        """Number of stages by state."""
+        with self._lock:
+            return {
+                "finished": self._done,
+                "running": len(self._running),
+                "waiting": len(self._left) - len(self._running),
+                "failed": self.failed,
+            }
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -62,14 +96,19 @@ class Progress:
 
     def __call__(self, event: str, stage: PlannedStage, ended: Row) -> None:
         """Take note of an event of the schedule."""
+        if event == "started":
+            self._budget.started(stage)
+        else:
+            self._budget.ended(stage, ended)
         with self._lock:
             if event == "started":
                 self._running[stage.stage_id] = time.monotonic()
                 return
             self._running.pop(stage.stage_id, None)
             self._now.pop(stage.stage_id, None)
-            if event != "again":
-                self._left.pop(stage.stage_id, None)
+            if event != "again" and stage.stage_id in self._left:
+                del self._left[stage.stage_id]
+                self._left_of_kind[stage.spec.kind] -= 1
             if event == "blocked":
                 self._blocked += 1
             elif event == "again" or ended["state"] == "interrupted":
@@ -107,14 +146,17 @@ class Progress:
         )
 
     def _time_left_s(self) -> float | None:
-        """Median time of finished stages of each kind, for all that are left, over as many at once as run now."""
-        known = {kind: statistics.median(times) for kind, times in self._durations.items()}
-        kinds = {stage_id: stage.spec.kind for stage_id, stage in self._left.items()}
-        if any(kind not in known for kind in kinds.values()):
+        """Median time of recent stages of each kind, for all that are left, over as many at once as run now."""
+        left = {kind: count for kind, count in self._left_of_kind.items() if count}
+        if not left.keys() <= self._durations.keys():
             return None
-        now = time.monotonic()
-        spent = sum(min(now - since, known[kinds[stage_id]]) for stage_id, since in self._running.items())
-        return max(0.0, sum(known[kind] for kind in kinds.values()) - spent) / max(1, len(self._now))
+        known_s = {kind: statistics.median(self._durations[kind]) for kind in left}
+        now_s = time.monotonic()
+        spent_s = sum(
+            min(now_s - since_s, known_s[self._left[stage_id].spec.kind]) for stage_id, since_s in self._running.items()
+        )
+        whole_s = sum(count * known_s[kind] for kind, count in left.items())
+        return max(0.0, whole_s - spent_s) / max(1, len(self._now))
 
     def _picture(self) -> Group:
         with self._lock:
@@ -131,12 +173,14 @@ class Progress:
                 ProgressBar(total=max(1, self._total), completed=self._done, width=30),
                 f"{self._done} of {self._total} stages{failed}, {self._summary()}",
             )
-            return Group(head, table, *(Text(trouble, style="red") for trouble in self._trouble))
+            used = ", ".join(cap.line() for cap in self._budget.uses())
+            budget = [Text(f"budget used: {used}", style="dim")] if used else []
+            return Group(head, *budget, table, *(Text(trouble, style="red") for trouble in self._trouble))
 
     def _poll(self) -> None:
         while not self._stop.wait(POLL_S):
             try:
-                seen = ray.get([meter.actor.now.remote() for meter in self._meters.all()], timeout=POLL_S * 5)
+                seen = self._now_at_meters()
             except Exception:  # noqa: S112
                 continue
             with self._lock:
@@ -149,6 +193,17 @@ class Progress:
                     for now in seen
                     for stage_id, _, window, epoch, duration_s in now["open"]
                 }
+            self._seen(seen)
+
+    def _now_at_meters(self) -> list[dict[str, Any]]:
+        """What those say that answer: the meters of nodes that are gone do not."""
+        asked = [meter.actor.now.remote() for meter in self._meters.all()]
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=POLL_S * 5) if asked else ([], [])
+        said = []
+        for answer in answered:
+            with suppress(ray.exceptions.RayError):
+                said.append(ray.get(answer))
+        return said
 
 
 def _how(again: Again) -> str:

@@ -63,7 +63,9 @@ def record_finished(
     factors: Factors,
     replace: bool = False,
 ) -> Row:
-    """Write all rows of an attempt that finished its stage, the stage's own row last. Returns that row.
+    """Write all rows of an attempt that finished its stage, the stage's own row last.
+
+    Returns that row, and beside it the joules of this attempt alone, `energy_spent_j`.
 
     Args:
         store: the results.
@@ -125,13 +127,16 @@ def record_finished(
         "nodes": list(attempt.nodes),
     }
     store.commit_stage(row, replace=replace)
-    return row
+    return row | {"energy_spent_j": own.all_j}
 
 
 def record_unfinished(
     store: Store, attempt: Attempt, energy: list[Row], *, state: str, reason: str, traceback: str | None = None
 ) -> Row:
-    """Write the rows of an attempt that did not finish; its joules are kept, as lost. Returns the attempt's row."""
+    """Write the rows of an attempt that did not finish; its joules are kept, as lost.
+
+    Returns the attempt's row, and beside it the joules of this attempt alone, `energy_spent_j`.
+    """
     store.write_rows("energy", attempt.name, energy)
     came_to = progress(store, attempt.stage.stage_id, attempt.number)
     return _write_attempt(
@@ -171,7 +176,7 @@ def _write_attempt(
         "kept": kept,
     }
     store.write_rows("attempts", attempt.name, [row])
-    return row
+    return row | {"energy_spent_j": totals.all_j}
 
 
 def _duration_s(energy: Sequence[Row]) -> float | None:

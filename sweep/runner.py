@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from analysis.load import load
 from cluster.inventory import local_capability, local_cpus, local_gpus
+from cluster.local_node import local_node
 from energyaware.errors import InputError
 from energyaware.lease import Lease, this_process
 from energyaware.points import reached
@@ -19,9 +20,12 @@ from energyaware.pruning.calibration import load_texts
 from energyaware.store import Store
 from energyaware.tasks.data import load_splits
 from energyaware.versions import versions
+from sweep.budget import keeper
 from sweep.ended import Ended
+from sweep.estimate import at_once_here, forecast
 from sweep.grid import calibration_of, data_ref
 from sweep.left import Left, Wish, idle_rows, left_of
+from sweep.needs import refused_by_machines, settle
 from sweep.plan import Plan, make_plan
 from sweep.recover import forget_checkpoints, take_over
 from sweep.sweep_file import dump
@@ -57,11 +61,11 @@ def check_device(store: Store, device: Device) -> None:
             raise InputError(store.url, "results", problem)
 
 
-def check(sweep: Sweep, device: Device, address: str, source: Any) -> None:
+def check(sweep: Sweep, plan: Plan, device: Device, address: str, source: Any) -> None:
     """Refuse before anything starts what cannot work.
 
     Raises:
-        InputError: data that cannot be used, resources or libraries that this machine lacks.
+        InputError: data that cannot be used, libraries that this machine lacks, or no stage fits on it.
     """
     load_splits(data_ref(sweep), sweep.tasks)
     if (texts := calibration_of(sweep).data) is not None:
@@ -69,16 +73,10 @@ def check(sweep: Sweep, device: Device, address: str, source: Any) -> None:
     for library in RUN_EXTRA:
         if find_spec(library) is None:
             raise InputError("", "", f"{library} is not installed: pip install 'energyaware[run]'")
-    if address != "local":
-        return
-    wanted = sweep.resources.workers * sweep.resources.cpus_per_worker
-    if wanted > local_cpus():
-        raise InputError(
-            source, "resources", f"asks for {wanted:g} CPUs for one trial; this machine has {local_cpus()}"
-        )
-    gpus = sweep.resources.workers * gpus_per_worker(sweep, device)
-    if gpus > local_gpus():
-        raise InputError(source, "resources", f"asks for {gpus} GPUs for one trial; this machine has {local_gpus()}")
+    if address == "local":
+        nodes = (local_node(),)
+        needs = settle(sweep.resources, gpus_per_worker(sweep, device), nodes, source)
+        refused_by_machines(plan.stages, needs, nodes, source)
 
 
 def gpus_per_worker(sweep: Sweep, device: Device) -> int:
@@ -87,7 +85,9 @@ def gpus_per_worker(sweep: Sweep, device: Device) -> int:
     return given if given is not None else int(device == "cuda")
 
 
-def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any, wish: Wish) -> Ended:
+def run(
+    sweep: Sweep, store: Store, address: str, console: Console, source: Any, wish: Wish, *, ship_code: bool = False
+) -> Ended:
     """Run what is left of a sweep.
 
     Raises:
@@ -98,7 +98,7 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any,
     plan = make_plan(sweep, hardware)
     check_device(store, hardware.device)
     if wish.rerun_changed or plan.minus(store.finished()):
-        check(sweep, hardware.device, address, source)
+        check(sweep, plan, hardware.device, address, source)
     store.create()
     with Lease.take(store.files, this_process()) as lease:
         store.fence(lease.number)
@@ -114,12 +114,19 @@ def run(sweep: Sweep, store: Store, address: str, console: Console, source: Any,
         _tell(sweep, plan, left, console)
         if not left.tries:
             return Ended(len(left.failed), interrupted=False, results=results)
+        gpus = gpus_per_worker(sweep, hardware.device)
+        ahead = forecast(sweep, left.stages, results, at_once_here(sweep, gpus) if address == "local" else None)
+        for line in ahead.lines():
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        budget = keeper(sweep, results, gpus)
+        if budget.none_may_start(left.stages):
+            return Ended(len(left.failed), interrupted=False, over_budget=True)
         from sweep.session import Setting, run_stages
 
-        gpus = gpus_per_worker(sweep, hardware.device)
         idle = idle_rows(results)
         return run_stages(
-            Setting(sweep, plan, left, store, lease, hardware.device, gpus, address, source, idle), console
+            Setting(sweep, plan, left, store, lease, hardware.device, gpus, address, source, idle, budget, ship_code),
+            console,
         )
 
 

@@ -1,4 +1,4 @@
-"""Which stage runs when: one Ray Tune run whose searcher hands out stages as their inputs become ready.
+"""Which stage runs when: one Ray Tune run, whose searcher hands out stages as their inputs become ready.
 
 The only import of Ray Tune's scheduling, and on purpose little of it: results and resuming are not Tune's business
 (see `energyaware.store`), so its storage is a temporary folder that nobody reads.
@@ -13,16 +13,24 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, Final
 
 from ray import tune
+from ray.tune.execution import class_cache
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from energyaware.rows import Row
 from sweep.failures import Again, Failure, Policy, micro_batch_of
+from sweep.pending import Pending
+from sweep.placement import Need, Place
+from sweep.places import Places, number_of, numbered
 from sweep.plan import PlannedStage
 from sweep.stage_actor import Job, StageTrainable
 from sweep.tries import Tries
+from sweep.waiting import Waiting
 
 FINISHED: Final[str] = Searcher.FINISHED
 
@@ -36,28 +44,41 @@ Listener = Callable[[str, PlannedStage, Row], None]
 class StageSearcher(Searcher):  # type: ignore[misc]
     """Hands out attempts at stages whose inputs are there, and again at what may yet succeed.
 
+    Of each need one trial at most waits for room: what can run beside it is not held up behind it.
+
     Args:
         left: what is to run, in order of preference.
         policy: what follows from failures.
-        workers: of a gang.
+        places: where trials go.
+        wait_s: how long machines are waited for when there are none for any trial.
         listener: told of every event, in the driver.
+        tell: tells the user a line.
         recorded: how an attempt ended whose actor can no longer say so; records it where that is still to be done.
+        may_start: asked before a stage is handed out. What may not start waits for what runs, and is left after that.
     """
 
     def __init__(
         self,
         left: Iterable[Tries],
         policy: Policy,
-        workers: int,
+        places: Places,
+        wait_s: float,
         listener: Listener,
+        tell: Callable[[str], None],
         recorded: Callable[[PlannedStage, int], Row],
+        may_start: Callable[[PlannedStage], bool] = lambda _: True,
     ) -> None:
         super().__init__(metric=METRIC, mode="min")
-        self._waiting = {tries.stage.stage_id: tries for tries in left}
+        stages = list(left)
+        self.needs = {places.need_of(tries.stage.spec) for tries in stages}
+        self._waiting = Waiting(stages, places.need_of)
         self._running: dict[str, Tries] = {}
-        self._policy, self._workers = policy, workers
-        self._listener, self._recorded = listener, recorded
+        self._pending = Pending()
+        self._policy, self._places, self._wait_s = policy, places, wait_s
+        self._listener, self._tell, self._recorded, self._may_start = listener, tell, recorded, may_start
+        self._refused = set[Need]()
         self._stopping = False
+        self._without_machines_since_s: float | None = None
         self.stopped_by: str | None = None
 
     @property
@@ -81,27 +102,31 @@ class StageSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Row | str | None:
         """The next ready stage; None while none is; FINISHED when none will be."""
+        now_s = time.monotonic()
+        self.look_for_machines(now_s)
         if self._stopping:
             return FINISHED
-        now_s = time.monotonic()
-        unfinished = self._waiting.keys() | {tries.stage.stage_id for tries in self._running.values()}
-        for tries in self._waiting.values():
-            if tries.not_before_s <= now_s and unfinished.isdisjoint(tries.stage.spec.needs):
-                del self._waiting[tries.stage.stage_id]
-                self._running[trial_id] = tries
-                self._listener("started", tries.stage, {})
-                return {
-                    "stage_id": tries.stage.stage_id,
-                    "attempt": tries.attempt,
-                    "micro_batch_size": tries.micro_batch_size,
-                }
-        return None if self._waiting or self._running else FINISHED  # what runs may have to be tried again
+        heads = self._waiting.heads(now_s)
+        for need, _ in heads:
+            if self._pending.holds_up(need, now_s) or (place := self._places.place(need)) is None:
+                continue
+            if tries := self._first_that_may_start(need):
+                return self._hand_out(trial_id, tries, need, place, now_s)
+        # What runs may have to be tried again; machines may come back.
+        short = any(self._places.place(need) is None for need, _ in heads)
+        return None if self._running or self._waiting.for_later or short else FINISHED
 
     def on_trial_complete(self, trial_id: str, result: Row | None = None, error: bool = False) -> None:
         """An attempt ended; what needs a stage that has no result will not run."""
+        self._refused.clear()
+        if self._pending.remove(trial_id) and not error and not result:
+            if not self._stopping:  # its machines are others now
+                self._waiting.put_back(self._running.pop(trial_id))
+            return
         tries = self._running.pop(trial_id)
         ended = self._recorded(tries.stage, tries.attempt) if error or not result else result
         if ended["state"] == "finished":
+            self._waiting.finished(tries.stage.stage_id)
             self._listener("ended", tries.stage, ended)
         elif again := self._again(tries, ended["failure"], ended["reason"]):
             self._listener("again", tries.stage, ended | {"again": again})
@@ -109,6 +134,53 @@ class StageSearcher(Searcher):  # type: ignore[misc]
             self._listener("ended", tries.stage, ended)
             if ended["state"] != "interrupted":
                 self._block(tries.stage.stage_id, str(ended["state"]))
+
+    def has_workers(self, trial_ids: Iterable[str]) -> None:
+        """These trials wait for room no longer."""
+        for trial_id in trial_ids:
+            self._pending.remove(trial_id)
+
+    def to_withdraw(self) -> list[str]:
+        """Trials that wait for machines that are gone, or where others have joined meanwhile; all, once stopping."""
+        return self._pending.out_of_place(self._places, anyway=self._stopping)
+
+    def look_for_machines(self, now_s: float) -> None:
+        """Say so when nothing can run on the machines that are left, and stop when that has lasted."""
+        needs = [need for need, _ in self._waiting.heads(now_s)] + self._pending.needs
+        short = [need for need in needs if self._places.place(need) is None]
+        if self._stopping or len(self._running) > len(self._pending) or len(short) < len(needs) or not short:
+            self._without_machines_since_s = None
+            return
+        why = self._places.why_nowhere(short[0])
+        if self._without_machines_since_s is None:
+            self._without_machines_since_s = now_s
+            self._tell(f"waiting for machines: {why}; the run stops in {self._wait_s / 60:g} min if none join")
+        elif now_s - self._without_machines_since_s > self._wait_s:
+            self.stopped_by = f"no machines for {self._wait_s / 60:g} min: {why}"
+            self.stop()
+
+    def _first_that_may_start(self, need: Need) -> Tries | None:
+        if need in self._refused:  # what may not start may not until something has ended
+            return None
+        for tries in self._waiting.ready(need):
+            if self._may_start(tries.stage):
+                return tries
+        if self._running:
+            self._refused.add(need)
+        return None
+
+    def _hand_out(self, trial_id: str, tries: Tries, need: Need, place: Place, now_s: float) -> Row:
+        self._waiting.take(need, tries)
+        self._running[trial_id] = tries
+        self._pending.add(trial_id, need, place, now_s)
+        self._listener("started", tries.stage, {})
+        return {
+            "stage_id": tries.stage.stage_id,
+            "attempt": tries.attempt,
+            "micro_batch_size": tries.micro_batch_size,
+            "shape": list(place.shape),
+            "place": number_of(place),
+        }
 
     def _again(self, tries: Tries, failure: Failure, reason: str) -> Again | None:
         """Whether the stage waits for another attempt, and which."""
@@ -118,23 +190,24 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         if self._stopping:
             return None
         tries.failures.append(failure)
-        micro_batch_size = tries.micro_batch_size or micro_batch_of(tries.stage.spec, self._workers)
+        workers = self._places.need_of(tries.stage.spec).workers
+        micro_batch_size = tries.micro_batch_size or micro_batch_of(tries.stage.spec, workers)
         again = self._policy.again(tries.failures, micro_batch_size)
         if again:
             tries.attempt += 1
             tries.micro_batch_size = again.micro_batch_size or tries.micro_batch_size
             tries.not_before_s = time.monotonic() + again.delay_s
-            self._waiting[tries.stage.stage_id] = tries
+            self._waiting.put_back(tries)
         return again
 
     def _block(self, stage_id: str, state: str) -> None:
-        for waiting in [tries.stage for tries in self._waiting.values() if stage_id in tries.stage.spec.needs]:
-            del self._waiting[waiting.stage_id]
-            self._listener("blocked", waiting, {"state": "blocked", "reason": f"its fine-tuning ended {state}"})
+        for stage in self._waiting.drop_after(stage_id):
+            self._listener("blocked", stage, {"state": "blocked", "reason": f"its fine-tuning ended {state}"})
 
     def __getstate__(self) -> dict[str, Any]:
         """For the snapshot that Tune insists on and nobody reads: without what holds a terminal or a lock."""
-        return {name: value for name, value in self.__dict__.items() if name not in {"_listener", "_recorded"}}
+        live = {"_listener", "_tell", "_recorded", "_may_start", "_places", "_waiting"}
+        return {name: value for name, value in self.__dict__.items() if name not in live}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
         """Nothing to set: the plan is the search space."""
@@ -145,6 +218,38 @@ class StageSearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+
+class _Placer(FIFOScheduler):  # type: ignore[misc]
+    """Takes back trials that wait for room in the wrong place. Tune starts the others in their order by itself."""
+
+    def __init__(self, searcher: StageSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Called at every turn of Tune's loop. Chooses none: to go through all trials each time is not needed."""
+        trials = {trial.trial_id: trial for trial in tune_controller.get_live_trials()}
+        self._searcher.has_workers(name for name, trial in trials.items() if trial.status != Trial.PENDING)
+        self._searcher.look_for_machines(time.monotonic())
+        for trial_id in self._searcher.to_withdraw():
+            if trial := trials.get(trial_id):
+                tune_controller.stop_trial(trial)
+                if trial in tune_controller._staged_trials:  # or Tune keeps idle gangs for it, which hold their GPUs
+                    tune_controller._unstage_trial_with_resources(trial)
+
+
+def _placement_group(config: Row) -> tune.PlacementGroupFactory:
+    return _group_at(config["place"])
+
+
+@cache
+def _group_at(number: int) -> tune.PlacementGroupFactory:
+    """One object for all trials of a place: Tune reuses actors, and their warm gangs, between equal ones."""
+    place = numbered(number)
+    # Tune drops an empty head bundle, so that the workers' bundles start at index 0.
+    bundles = [{}, *place.bundles]
+    return tune.PlacementGroupFactory(bundles, strategy=place.strategy, bundle_label_selector=place.selectors)
 
 
 def dispatch(job: Job, searcher: StageSearcher) -> None:
@@ -159,17 +264,18 @@ def dispatch(job: Job, searcher: StageSearcher) -> None:
         "TUNE_GLOBAL_CHECKPOINT_S": "3600",
         "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_MAX_PENDING_TRIALS_PG": str(len(searcher.needs)),
     }
+    # Keys of object storage that Tune hands to actors stand in a log of Ray's that all users of a node can read.
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if "AWS_" in name}
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of stages is ours to tell
-    # Tune drops an empty head bundle, so that the workers' bundles start at index 0.
-    bundles = [{}, *[job.resources.bundle] * job.workers]
-    trainable = tune.with_resources(
-        tune.with_parameters(StageTrainable, job=job), tune.PlacementGroupFactory(bundles, strategy="PACK")
-    )
+    trainable = tune.with_resources(tune.with_parameters(StageTrainable, job=job), _placement_group)
     with tempfile.TemporaryDirectory(prefix="energyaware-") as storage:
         tuner = tune.Tuner(
             trainable,
-            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, scheduler=_Placer(searcher), num_samples=-1, reuse_actors=True
+            ),
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=storage,

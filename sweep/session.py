@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cluster.connect import join
 from cluster.gang import WorkerResources
-from cluster.presence import absent
+from cluster.members import members
 from cluster.ray_start import apart_and_light
 from cluster.reaper import reaped
 from cluster.stop_sign import StopSign
 from energyaware.energy.carbon import factors
-from energyaware.errors import InputError, StorageError
-from sweep.carry import read_rows
+from energyaware.errors import InputError
+from sweep.accounts import Accounts
 from sweep.ended import Ended
 from sweep.failures import Policy
 from sweep.feasibility import refused_by_models
-from sweep.node_meter import NodeMeters, end_lost, forget
-from sweep.prepare import prepare_models
+from sweep.metrics import Metrics
+from sweep.needs import refused_by_machines, settle
+from sweep.node_meter import NodeMeters
+from sweep.own_code import own_code
+from sweep.places import Places
+from sweep.preflight import preflight
+from sweep.prepare import pin_models, prepare
 from sweep.progress import Progress
-from sweep.record import Attempt, record_unfinished
-from sweep.recover import forget_checkpoints, take_over
 from sweep.schedule import StageSearcher, dispatch
 from sweep.stage_actor import Job
 from sweep.stopping import stopping
@@ -38,9 +41,10 @@ if TYPE_CHECKING:
     from energyaware.precision import Device
     from energyaware.rows import Row
     from energyaware.store import Store
+    from sweep.budget import Keeper
     from sweep.config import Sweep
     from sweep.left import Left
-    from sweep.plan import Plan, PlannedStage
+    from sweep.plan import Plan
     from sweep.tries import Tries
 
 
@@ -59,6 +63,8 @@ class Setting:
         address: of the Ray cluster.
         source: the sweep file, for errors.
         idle_rows: rows of the nodes table of runs today, which tell nodes' idle power.
+        budget: knows what the sweep may still use.
+        ship_code: have the cluster run this installation's code.
     """
 
     sweep: Sweep
@@ -71,6 +77,8 @@ class Setting:
     address: str
     source: Any
     idle_rows: Sequence[Row]
+    budget: Keeper
+    ship_code: bool = False
 
 
 def run_stages(setting: Setting, console: Console) -> Ended:
@@ -81,33 +89,41 @@ def run_stages(setting: Setting, console: Console) -> Ended:
     """
     sweep, store = setting.sweep, setting.store
     with _naming(setting.source):
+        setting = replace(setting, left=pin_models(setting.left))
         energy_factors = factors(sweep.energy.settings())
     with ExitStack() as machines:
         with console.status("starting Ray" if setting.address == "local" else f"joining {setting.address}"):
             if setting.address == "local":
                 machines.enter_context(reaped())
-            with apart_and_light(), _as_input(setting.address):
-                machines.enter_context(join(setting.address))
-        sign = StopSign()
+            shipped = own_code() if setting.ship_code else nullcontext(())
+            with apart_and_light(), _as_input(setting.address), shipped as code:
+                machines.enter_context(join(setting.address, code))
+        preflight(setting, console, refuse_shared_gpus=sweep.resources.exclusive != "none")
+        nodes = members()
+        needs = settle(sweep.resources, setting.gpus_per_worker, nodes, setting.source)
+        unfit = refused_by_machines(setting.left.stages, needs, nodes, setting.source)
+        sign = StopSign("finetune", "inference")
         session = _Session(setting, console, sign)
         with stopping(session.stop):
             meters = session.start_meters()
-            prepare_models(setting.left.stages, meters.node_ids, console)
-            left = session.without_refused()
+            with _naming(setting.source):
+                names = {node: meters.name_of(node) for node in meters.node_ids}
+                prepare(setting.left.stages, names, on_gpus=setting.gpus_per_worker > 0, console=console)
+            left = session.without_refused(unfit)
             resources = WorkerResources(sweep.resources.cpus_per_worker, setting.gpus_per_worker, setting.device)
             job = Job(
                 sweep=sweep.name,
                 stages={tries.stage.stage_id: tries.stage for tries in left},
                 again=setting.left.again,
                 store=store,
-                workers=sweep.resources.workers,
+                workers={kind: sweep.resources.workers_of(kind) for kind in ("finetune", "inference")},
                 resources=resources,
                 meters=meters.book,
                 factors=energy_factors,
                 rule=sweep.checkpoints.rule(),
                 stopping=sign,
             )
-            return session.dispatch(job, left)
+            return session.dispatch(job, left, Places(needs, meters.nodes))
 
 
 class _Session:
@@ -118,6 +134,9 @@ class _Session:
         self._searcher: StageSearcher | None = None
         self._stopped_by: str | None = None
         self._stopping = threading.Event()
+        self._over_budget = False
+        # Nobody could ask for them on a machine whose Ray is started without an agent (`apart_and_light`).
+        self._metrics = None if setting.address == "local" else Metrics(setting.sweep.name)
 
     def stop(self) -> None:
         """Have running stages leave a checkpoint, and start no more."""
@@ -125,11 +144,27 @@ class _Session:
         if self._searcher:
             self._searcher.stop()
         self._sign.stop()
-        self._console.print(
-            "stopping: running fine-tunings leave a checkpoint first; again, to stop at once",
-            style="yellow",
-            highlight=False,
-        )
+        self._tell("stopping: running fine-tunings leave a checkpoint first; again, to stop at once")
+
+    def _seen(self, said: Sequence[dict[str, Any]]) -> None:
+        """Take note of what meters say of running stages."""
+        self._setting.budget.saw(said)
+        self._keep_to_budget()
+        if self._metrics:
+            self._metrics.update(self._progress.states(), said)
+
+    def _keep_to_budget(self) -> None:
+        """Start no more once a cap is reached, and stop what can go on from a checkpoint."""
+        if self._over_budget or self._searcher is None or not self._setting.budget.is_reached():
+            return
+        self._over_budget = True
+        self._searcher.stop()
+        self._sign.stop("finetune")
+        told = "the budget is used up: running fine-tunings leave a checkpoint and stop, inferences end"
+        self._console.print(told, style="yellow", highlight=False)
+
+    def _tell(self, line: str) -> None:
+        self._console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def start_meters(self) -> NodeMeters:
         """A meter on every node."""
@@ -152,31 +187,32 @@ class _Session:
         self._meters = meters
         return meters
 
-    def without_refused(self) -> tuple[Tries, ...]:
-        """What is left without what the models themselves refuse, which the plan then says."""
+    def without_refused(self, refused: dict[str, str]) -> tuple[Tries, ...]:
+        """What is left without what is refused, by stage id, or by the models themselves, which the plan then says."""
         left, plan = self._setting.left, self._setting.plan
-        refused = refused_by_models(left.stages)
+        refused = refused_by_models(stage for stage in left.stages if stage.stage_id not in refused) | refused
         if not refused:
             return left.tries
         plan = plan.refusing(refused)
         self._setting.store.write_plan([stage.row() for stage in plan])
         for reason in dict.fromkeys(refused.values()):
-            self._console.print(f"infeasible: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            self._tell(f"infeasible: {reason}")
         asked = {stage.stage_id for stage in left.stages}
         wanted = {stage.stage_id for stage in plan.minus({stage.stage_id for stage in plan} - asked)}
         return tuple(tries for tries in left.tries if tries.stage.stage_id in wanted)
 
-    def dispatch(self, job: Job, left: tuple[Tries, ...]) -> Ended:
+    def dispatch(self, job: Job, left: tuple[Tries, ...], places: Places) -> Ended:
         """Run these stages, and account for whatever ended."""
-        setting = self._setting
+        setting, budget = self._setting, self._setting.budget
         done = sum(stage.state == "planned" for stage in setting.plan) - len(left) - len(setting.left.failed)
-        progress = Progress(done, len(setting.left.failed), left, self._meters, self._console)
-
-        def recorded(stage: PlannedStage, attempt: int) -> Row:
-            return self._account_for(job, stage, attempt)
-
+        progress = Progress(done, len(setting.left.failed), left, self._meters, budget, self._seen, self._console)
+        accounts = Accounts(job.store, job.workers, self._meters)
+        self._progress = progress
         policy = Policy(setting.sweep.failures.retries, setting.sweep.failures.backoff_s)
-        searcher = self._searcher = StageSearcher(left, policy, job.workers, progress, recorded)
+        wait_s = 60 * setting.sweep.resources.wait_minutes
+        searcher = self._searcher = StageSearcher(
+            left, policy, places, wait_s, progress, self._tell, accounts.of_dead, budget.may_start
+        )
         threading.Thread(target=self._watch_lease, daemon=True).start()
         interrupted = False
         try:
@@ -186,55 +222,18 @@ class _Session:
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            self._close_accounts(job, searcher)  # whatever went wrong: a closed terminal fails in what is printed
+            accounts.close(searcher.running)  # whatever went wrong: a closed terminal fails in what is printed
         stopped_by = self._stopped_by or searcher.stopped_by
-        stopped = interrupted or searcher.stopping or self._stopping.is_set() or searcher.waiting > 0
-        return Ended(progress.failed, stopped, stopped_by)
+        if interrupted or stopped_by or self._stopping.is_set():
+            return Ended(progress.failed, interrupted=True, stopped_by=stopped_by)
+        over_budget = self._over_budget or budget.refused
+        is_left = searcher.waiting > 0
+        return Ended(progress.failed, is_left and not over_budget, over_budget=is_left and over_budget)
 
     def _watch_lease(self) -> None:
         self._setting.lease.lost.wait()
         self._stopped_by = "another run has taken over these results"
         self.stop()
-
-    def _account_for(self, job: Job, stage: PlannedStage, number: int) -> Row:
-        """How an attempt ended whose actor can no longer say so."""
-        nothing: Row = {"energy_j": None, "energy_kind": None, "duration_s": 0.0}
-        for row in read_rows(job.store, "attempts", stage.stage_id, number):  # its last words before it went
-            if row["state"] != "finished":
-                return row | {"failure": "lost node" if row["state"] == "interrupted" else "error"}
-            if stage.stage_id in job.store.finished():
-                return row | {"failure": None}
-            return row | {"state": "failed", "reason": "its actor died before the result was in", "failure": "error"}
-        if gone := absent(self._meters.node_ids):
-            names = ", ".join(self._meters.name_of(node) for node in gone)
-            ended: Row = {"state": "interrupted", "reason": f"{names} was lost", "failure": "lost node"}
-        else:
-            ended = {"state": "failed", "reason": "the stage's actor died", "failure": "error"}
-        return nothing | self._record(job, stage, number, ended["state"], ended["reason"]) | ended
-
-    def _close_accounts(self, job: Job, searcher: StageSearcher) -> None:
-        """Record what was running when the run was stopped, and how the nodes add up."""
-        recorded = job.store.attempt_keys()
-        for tries in searcher.running:
-            if (tries.stage.stage_id, tries.attempt) not in recorded:
-                self._record(job, tries.stage, tries.attempt, "interrupted", "the run was stopped")
-        take_over(job.store, self._meters.finish())
-        with suppress(StorageError):
-            forget_checkpoints(job.store)
-            job.store.clear_incoming()
-
-    def _record(self, job: Job, stage: PlannedStage, number: int, state: str, reason: str) -> Row:
-        """Record an attempt in place of its actor; nothing if it was waiting for workers."""
-        key, meters = (stage.stage_id, number), self._meters.all()
-        energy = end_lost(meters, key, job.store)
-        row: Row = {}
-        if energy or state != "interrupted":
-            started_at = min((row["started_at"] for row in energy), default=datetime.now(UTC))
-            nodes = tuple(dict.fromkeys(row["node"] for row in energy))
-            attempt = Attempt(stage, number, job.workers, nodes, started_at)
-            row = record_unfinished(job.store, attempt, energy, state=state, reason=reason)
-        forget(meters, key)
-        return row
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """What a sweep file says of how its stages are trained, measured, placed, kept and ranked."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from energyaware.checkpoints import CheckpointRule
 from energyaware.energy.base import Component, MeterSettings
@@ -11,6 +11,14 @@ from sweep.choices import Part, listed
 from sweep.inputs import Count
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def without_twins(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, none of which stands twice."""
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"entry {index} says the same as entry {values.index(value)}")
+    return values
 
 
 class Lora(Part):
@@ -69,13 +77,45 @@ class Resources(Part):
     """What one trial runs on."""
 
     workers: Count = 1
-    """Worker processes of a trial, one per GPU."""
+    """Worker processes of a fine-tuning, one per GPU."""
+    inference_workers: Count | None = None
+    """Of an inference. Default: as many as of a fine-tuning. With fewer, inferences run beside each other."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     """CPU cores a worker holds."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
     """GPUs a worker holds, 0 or 1. Default: 1 on cuda, 0 on cpu, where it could be held without computing on it."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """What workers compute on; auto takes cuda where this machine has an NVIDIA driver."""
+    gpu_kind: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(listed), AfterValidator(without_twins)
+    ] = ()
+    """Part of the GPU's product name, such as H100. A list is an axis: everything is measured on each kind. Needed
+    where a cluster has several kinds."""
+    placement: Literal["pack", "spread"] = "pack"
+    """pack: the workers of a trial on as few machines as can hold them. spread: evenly over as many as there are."""
+    nodes: Count | None = None
+    """Machines that the workers of a trial are spread over evenly, in place of what placement would choose. A trial
+    with fewer workers has one on each."""
+    exclusive: Literal["none", "gpu", "node"] = "none"
+    """gpu: a GPU with processes of others is refused. node: that too, and while a stage runs, nothing else of Ray runs
+    on its machines, so that their joules are its own."""
+    wait_minutes: Annotated[float, Field(gt=0)] = 10
+    """How long a run waits for machines when no trial fits on those left. Then it stops, and can go on later."""
+
+    @model_validator(mode="after")
+    def _nodes_have_workers(self) -> Self:
+        if self.nodes is not None and self.nodes > self.workers:
+            raise ValueError(f"nodes {self.nodes} is more than workers {self.workers}")
+        return self
+
+    def workers_of(self, kind: Literal["finetune", "inference"]) -> int:
+        """Worker processes of a stage of that kind."""
+        return self.inference_workers or self.workers if kind == "inference" else self.workers
+
+    @property
+    def gpu_kinds(self) -> tuple[str | None, ...]:
+        """As an axis of the grid: one kind is where stages run, several are part of what they are."""
+        return self.gpu_kind if len(self.gpu_kind) > 1 else (None,)
 
 
 class Energy(Part):
@@ -137,6 +177,26 @@ class Failures(Part):
     """How often a stage is tried again after an error of code or data, or a worker that died."""
     backoff_s: Annotated[float, Field(ge=0)] = 5.0
     """Seconds before it is tried again, doubled each time up to 5 minutes."""
+
+
+Cap = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+
+
+class Budget(Part):
+    """What the sweep may use in all its runs together.
+
+    No stage starts that would exceed a cap, as far as finished stages of its kind tell; running ones end, a fine-tuning
+    at a checkpoint once a cap is reached. The same command goes on after a cap was raised.
+    """
+
+    kwh: Cap = None
+    """Joules of all attempts, lost ones and loading too; not those of idle machines."""
+    gpu_hours: Cap = None
+    """GPUs that attempts held, times their wall time."""
+    hours: Cap = None
+    """Wall time of the runs, added up, so that going on does not start anew."""
+    cost: Cap = None
+    """Price of the joules, PUE applied, in the currency of energy.price_per_kwh, which it needs."""
 
 
 class RankingChoice(Part):

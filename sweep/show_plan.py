@@ -2,17 +2,25 @@
 
 import json
 from collections.abc import Callable, Collection
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from analysis.estimate import Estimate
 from sweep.config import Sweep
+from sweep.estimate import Forecast
 from sweep.plan import Plan, PlannedStage
 
 
-def as_json(sweep: Sweep, plan: Plan, finished: Collection[str]) -> str:
-    """Stages with id, kind, needs, settings, state (planned, finished, infeasible) and reason."""
+def as_json(sweep: Sweep, plan: Plan, finished: Collection[str], ahead: Forecast | None = None) -> str:
+    """Stages with id, kind, needs, settings, state (planned, finished, infeasible), reason and estimate.
+
+    And `estimate` for all that are left, where it is given; null is unknown.
+    """
+    of_stage = ahead.of_stage if ahead else {}
     stages = [
         {
             "id": stage.stage_id,
@@ -21,14 +29,27 @@ def as_json(sweep: Sweep, plan: Plan, finished: Collection[str]) -> str:
             "settings": json.loads(stage.row()["settings"]),
             "state": _state(stage, finished),
             "reason": stage.reason,
+            "estimate": _estimate(of_stage.get(stage.stage_id)),
         }
         for stage in plan
     ]
-    return json.dumps({"sweep": sweep.name, "trials": plan.trials, "stages": stages}, indent=2)
+    content = {
+        "sweep": sweep.name,
+        "trials": plan.trials,
+        "estimate": ahead.as_dict() if ahead else None,
+        "stages": stages,
+    }
+    return json.dumps(content, indent=2)
 
 
-def as_table(sweep: Sweep, plan: Plan, finished: Collection[str]) -> Group:
-    """One line per stage, and above it what sharing saves."""
+def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
+    if estimate is None:
+        return None
+    return asdict(estimate.effort) | {"from_stages": len(estimate.stages), "by_kind_alone": not estimate.alike}
+
+
+def as_table(sweep: Sweep, plan: Plan, finished: Collection[str], ahead: Forecast | None = None) -> Group:
+    """One line per stage, and above it what sharing saves and what is left will take."""
     columns: dict[str, Callable[[PlannedStage], str]] = {
         "stage": lambda stage: stage.stage_id,
         "kind": lambda stage: stage.spec.kind,
@@ -50,7 +71,8 @@ def as_table(sweep: Sweep, plan: Plan, finished: Collection[str]) -> Group:
         style = {"finished": "green", "infeasible": "yellow"}.get(state, "")
         reason = f": {stage.reason}" if stage.reason else ""
         table.add_row(*(Text(cell(stage)) for cell in columns.values()), Text(state + reason, style=style))
-    return Group(Text(_summary(sweep, plan, finished)), table)
+    lines = [_summary(sweep, plan, finished), *(ahead.lines() if ahead else ())]
+    return Group(*map(Text, lines), table)
 
 
 def _summary(sweep: Sweep, plan: Plan, finished: Collection[str]) -> str:

@@ -43,7 +43,7 @@ class Job:
         stages: what is left, by stage id.
         again: those of them that are finished, and whose results are to be replaced.
         store: the results.
-        workers: of a gang.
+        workers: of a gang, by kind of stage.
         resources: of a worker.
         meters: of the nodes.
         factors: of carbon and cost.
@@ -55,7 +55,7 @@ class Job:
     stages: dict[str, PlannedStage]
     again: frozenset[str]
     store: Store
-    workers: int
+    workers: dict[str, int]
     resources: WorkerResources
     meters: MeterBook
     factors: Factors
@@ -64,7 +64,10 @@ class Job:
 
 
 class StageTrainable(tune.Trainable):  # type: ignore[misc]
-    """Makes the attempt that its configuration names (`stage_id`, `attempt`, `micro_batch_size`)."""
+    """Makes the attempt that its configuration names (`stage_id`, `attempt`, `micro_batch_size`).
+
+    `shape` is the number of workers in each bundle of the trial's placement group.
+    """
 
     def setup(self, config: dict[str, Any], job: Job) -> None:
         """Remember the job; the gang is formed when a stage needs it."""
@@ -79,8 +82,9 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
     def step(self) -> Row:
         """Run the stage to its end, whatever that is."""
         job, stage = self._job, self._job.stages[self._asked["stage_id"]]
-        micro_batch_size = self._asked["micro_batch_size"] or micro_batch_of(stage.spec, job.workers)
-        attempt = Attempt(stage, self._asked["attempt"], job.workers, (), datetime.now(UTC), micro_batch_size)
+        workers = job.workers[stage.spec.kind]
+        micro_batch_size = self._asked["micro_batch_size"] or micro_batch_of(stage.spec, workers)
+        attempt = Attempt(stage, self._asked["attempt"], workers, (), datetime.now(UTC), micro_batch_size)
         meters: list[Meter] = []
         failure = None
         try:
@@ -118,6 +122,8 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
             "failure": failure,
             "energy_j": row["energy_j"],
             "energy_kind": row["energy_kind"],
+            "energy_other_j": row.get("energy_other_j"),
+            "energy_spent_j": row.get("energy_spent_j"),
             "duration_s": row["duration_s"],
             "done": True,
         }
@@ -135,27 +141,27 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
     def _warm_gang(self) -> Gang:
         if self._gang is None:
             group = ray.util.get_current_placement_group()
-            self._gang = Gang(group, self._job.resources, self._job.workers, warm_up)
+            self._gang = Gang(group, self._job.resources, self._asked["shape"], warm_up)
         return self._gang
 
     def _run(self, gang: Gang, meters: list[Meter], attempt: Attempt) -> Outcome:
         at_node = dict(zip(dict.fromkeys(gang.node_ids), meters, strict=True))
         for node_id, meter in at_node.items():
-            pids, cores = gang.on_node(node_id, gang.pids), self._job.resources.cpus
-            gpus = gang.gpus_on_node(node_id)
-            answered(partial(meter.actor.begin.remote, attempt.about, pids, gpus, cores * len(pids)))
+            pids, gpus = gang.on_node(node_id, gang.pids), gang.gpus_on_node(node_id)
+            answered(partial(meter.actor.begin.remote, attempt.about, pids, gpus, gang.cpus_on_node(node_id)))
         reached("attempt-begun")
         spec: StageSpec = attempt.stage.spec
         if isinstance(spec, FinetuneSpec):
             spec = replace(spec, micro_batch_size=attempt.micro_batch_size)
-        keeping = Keeping(attempt.number, self._job.rule, self._job.stopping)
+        keeping = Keeping(attempt.number, self._job.rule, self._job.stopping.of(spec.kind))
 
         def arguments(rank: Rank) -> tuple[str, StageSpec, Rank, GangMeter, Store, Keeping]:
             meter = at_node[gang.node_ids[rank.rank]]
             windows = StageWindows(meter.actor, attempt.key) if rank.leads_node else None
             return attempt.stage.stage_id, spec, rank, GangMeter(windows), self._job.store, keeping
 
-        return gang.run(run_stage, arguments)[0]
+        outcome = gang.run(run_stage, arguments)[0]
+        return replace(outcome, columns=outcome.columns | {"gpu_kind": _kind_of(gang)})
 
     def _forget_checkpoints(self, stage: PlannedStage) -> None:
         """Those of a finished stage are of no use; what cannot be removed now is removed by the next run."""
@@ -185,3 +191,8 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
         if self._gang is not None:
             self._gang.dismiss()
             self._gang = None
+
+
+def _kind_of(gang: Gang) -> str | None:
+    """Product name of the GPUs that the gang holds."""
+    return " and ".join(sorted(kind or "unknown" for kind in gang.gpu_kinds)) or None

@@ -44,6 +44,11 @@ class Totals:
             tuple(dict.fromkeys(f"{row['window']}: {mark}" for row in windows for mark in row["marks"])),
         )
 
+    @property
+    def all_j(self) -> float | None:
+        """Joules of its windows and of the time around them."""
+        return known_sum((self.energy_j, self.other_j))
+
     def columns(self) -> Row:
         """As columns of the stages and attempts tables."""
         return {

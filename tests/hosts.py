@@ -33,8 +33,12 @@ NOTICE_DEATHS = {
 }
 """Of Ray: a host that is cut off is dead after 8 s."""
 
-INSIDE = 'hostname "$1" && mount --bind "$2" "$3" && mount --bind "$4" /etc/hosts && shift 4 && exec "$@"'
-"""In namespaces of its own for host name and mounts: the host's folder for temporary files, and its /etc/hosts."""
+INSIDE = """
+hostname "$1" && mount --bind "$2" "$3" && mount --bind "$4" /etc/hosts && shift 4 || exit
+while test "$1" != --; do mount --bind "$1" "$2" && shift 2 || exit; done
+shift && exec "$@"
+"""
+"""In namespaces of its own for host name and mounts: the host's folder for temporary files, its /etc/hosts, others."""
 
 CLEAN_UP = """
 folder=$1; shift
@@ -76,20 +80,26 @@ def need_hosts():
 
 
 class Host:
-    """One host: a network namespace, and what is run in it."""
+    """One host: a network namespace, and what is run in it.
+
+    Attributes:
+        environment: variables that the host's processes have besides.
+        mounts: folders that lie in the place of others there, by those others.
+    """
 
     def __init__(self, hosts, index):
         self.hosts, self.index = hosts, index
         self.name, self.address = f"host{index}", f"10.77.0.{index + 1}"
         self.namespace = f"{hosts.prefix}-{index}"
         self.own = []
+        self.environment, self.mounts = {}, {}
 
     def popen(self, command, *, cwd=None, output=None, **environment):
         """Start a command on the host, its output to a file or to pipes. It is no part of a cluster on it."""
         process = subprocess.Popen(
             self._wrapped(command),
             cwd=cwd or self.hosts.folder,
-            env=self.hosts.environment | environment,
+            env=self.hosts.environment | self.environment | environment,
             stdout=output or subprocess.PIPE,
             stderr=subprocess.STDOUT if output else subprocess.PIPE,
             text=True,
@@ -142,7 +152,8 @@ class Host:
 
     def _wrapped(self, command):
         own, names = self.hosts.folder / self.name, self.hosts.folder / "hosts"
-        inside = ["sh", "-c", INSIDE, "sh", self.name, own, self.hosts.temporary, names, *command]
+        mounts = [folder for place, folder in self.mounts.items() for folder in (folder, place)]
+        inside = ["sh", "-c", INSIDE, "sh", self.name, own, self.hosts.temporary, names, *mounts, "--", *command]
         return ["ip", "netns", "exec", self.namespace, "unshare", "--uts", "--mount", *map(str, inside)]
 
 

@@ -75,6 +75,7 @@ class Ledger:
                     alone = ExclusiveTrack(source.step_s(channel), reading, at_s, owner)
                     self._gpus[channel.device] = source, channel, alone
         self._shares = Shares(times, cores, len(self._gpus))
+        self._at_tick: Row = self._totals(now_s)
 
     # -- attempts and their windows --------------------------------------------------------------------------------
 
@@ -142,6 +143,7 @@ class Ledger:
         self._boundary(now_s)
         for source, channel, track in self._gpus.values():
             _look(source, channel, track, now_s)
+        self._at_tick = self._totals(now_s)
 
     def poll(self, now_s: float) -> bool:
         """Look at the counters of GPUs that changed hands. Returns whether any is still to move."""
@@ -193,14 +195,28 @@ class Ledger:
         }
 
     def now(self) -> dict[str, Any]:
-        """What is open, and joules so far of the attempts at work, for showing progress; unknown parts left out."""
+        """What is open, joules so far of the attempts at work, and of the node at the last heartbeat.
+
+        For showing what goes on: unknown parts are left out.
+        """
         return {
             "open": [(*h.key, h.current.name, h.current.epoch, h.current.duration_s) for h in self._holders.values()],
             "joules": {
                 stage_id: sum(a.energy_j for window in holder.windows for a in window.accounts.values())
                 for (stage_id, _), holder in self._holders.items()
             },
+            "heartbeat": self._at_tick,
         }
+
+    def _totals(self, now_s: float) -> Row:
+        """Joules of the node by component, of all whose counters are known at this time."""
+        tracks = [(channel, track.total) for channel, (_, track) in self._shared.items()]
+        tracks += [(channel, track.total) for _, channel, track in self._gpus.values()]
+        joules: dict[str, float | None] = {}
+        for channel, total in tracks:
+            before = joules.get(channel.component, 0.0)
+            joules[channel.component] = None if before is None or total.energy_j is None else before + total.energy_j
+        return {"at_s": now_s, "joules": {name: energy_j for name, energy_j in joules.items() if energy_j is not None}}
 
     def _rows(self, windows: Iterable[Window], *, kept: bool) -> list[Row]:
         return [

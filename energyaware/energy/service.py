@@ -137,9 +137,9 @@ class NodeService:
             self._ledger.forget(key)
 
     def now(self) -> dict[str, Any]:
-        """As the ledger's, and what is wrong with writing it, if anything."""
+        """As the ledger's, which node it is, and what is wrong with writing it, if anything."""
         with self._lock:
-            return self._ledger.now() | {"trouble": self._trouble}
+            return self._ledger.now() | {"node": self._post.node, "trouble": self._trouble}
 
     def finish(self) -> Row:
         """Stop metering. Returns the last state of the ledger, as its file has it."""

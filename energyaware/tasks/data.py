@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from energyaware.errors import InputError
+from energyaware.hub import asking_hub
+from energyaware.node_cache import near
 from energyaware.spec import DataRef, short_hash
 from energyaware.tasks import TASKS, Record, tickets
 from energyaware.tasks.record_files import LABEL_FIELDS, READERS, read_records
@@ -110,17 +112,38 @@ def load_splits(ref: DataRef, tasks: Sequence[str]) -> Splits:
         if ref != builtin_ref():
             raise InputError(ref.name, "data", f"revision {ref.revision} was made by another version of energyaware")
         return Splits(*(tickets.tickets(split) for split in ("train", "validation", "test")))
-    if ref.kind == "files" and ref.revision != _digest(ref.files):
-        raise InputError(ref.name, _field(ref.files[0][0]), "the content has changed since the plan was made")
-    folder = _snapshot(ref.name, ref.revision.partition("+")[0]) if ref.kind == "hub" else Path()
     fields = list(dict.fromkeys(name for task in tasks for name in TASKS[task].fields))
     columns = {name: dict(ref.columns).get(name, name) for name in fields}
     read: dict[str, list[Record]] = {}
-    for split, file in ref.files:
-        read.setdefault(split, []).extend(read_records(_readable(folder / file, split), columns))
+    for split, file in local_files(ref):
+        read.setdefault(split, []).extend(read_records(file, columns))
     splits = _divided(read)
     _check(ref.name, splits, tasks)
     return splits
+
+
+def local_files(ref: DataRef) -> list[tuple[str, Path]]:
+    """The splits' files on this machine. They are brought there first where they are not, once for all processes.
+
+    Those of the hub are downloaded to the hub's own cache; those on a file system of the network are copied to
+    `energyaware.node_cache`.
+
+    Raises:
+        InputError: they cannot be had, or their content is other than the ref was made for.
+    """
+    folder = _snapshot(ref.name, ref.revision.partition("+")[0]) if ref.kind == "hub" else Path()
+    files = [(split, _readable(folder / file, split)) for split, file in ref.files]
+
+    def check(read: Iterable[Path]) -> None:
+        if ref.kind == "files" and _digest(zip(splits, read, strict=True)) != ref.revision:
+            raise InputError(ref.name, _field(splits[0]), "the content has changed since the plan was made")
+
+    splits = [split for split, _ in files]
+    lie_at = [file for _, file in files]
+    read_at = near(lie_at, "data", ref.revision, check) if files else []
+    if read_at == lie_at:
+        check(read_at)
+    return list(zip(splits, read_at, strict=True))
 
 
 def _divided(read: Mapping[str, list[Record]]) -> Splits:
@@ -193,7 +216,7 @@ def _mapping(columns: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((columns or {}).items()))
 
 
-def _digest(files: Iterable[tuple[str, str]]) -> str:
+def _digest(files: Iterable[tuple[str, str | Path]]) -> str:
     content = []
     for split, file in files:
         with _readable(Path(file), split).open("rb") as stream:
@@ -203,14 +226,10 @@ def _digest(files: Iterable[tuple[str, str]]) -> str:
 
 def _snapshot(repository: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     patterns = [f"*{ending}" for ending in READERS]
-    try:
+    with asking_hub(repository, "data.hub", f"revision {revision!r}"):
         return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise InputError(repository, "data.hub", f"revision {revision!r} cannot be had: {problem}") from error
 
 
 def _told_by_name(repository: str, folder: Path) -> tuple[tuple[str, str], ...]:

@@ -252,11 +252,12 @@ def test_fine_tunings_with_other_settings_are_another_configuration(lab):
 
 
 def test_simulated_pruning_is_ranked_with_the_energy_of_its_dense_parent(lab):
-    lab.finetune(energy_j=1000.0)
-    lab.inference("dense", energy=2.0, device_name="A100")
-    pruned = {"pruning": "magnitude-50%", "pruning_applied": "after"}
+    on_cpu = {"device": "cpu", "device_name": "EPYC"}
+    lab.finetune(energy_j=1000.0, **on_cpu)
+    lab.inference("dense", energy=2.0, device="cpu", device_name="Xeon")
+    pruned = {"pruning": "magnitude-50%", "pruning_applied": "after"} | on_cpu
     lab.inference("pruned", energy=1.0, realisation="simulated", carbon_g_per_kwh=100.0, **pruned)
-    lab.inference("other", energy=1.5, precision="nf4")
+    lab.inference("other", energy=1.5, precision="nf4", **on_cpu)
     rows = {row["stage_ids"][0]: row for row in ranked(lab)}
     assert rows["pruned"]["energy_from"] == "dense parent"
     assert rows["pruned"]["energy_j_per_request"] == pytest.approx(2.1)
@@ -264,7 +265,7 @@ def test_simulated_pruning_is_ranked_with_the_energy_of_its_dense_parent(lab):
     # 2 J at the parent's 360 g/kWh, 0.1 J at that of the fine-tuning
     assert rows["pruned"]["carbon_g_per_request"] == pytest.approx(2.1e-4)
     assert rows["pruned"]["phi"] == rows["dense"]["phi"] == 0.0
-    assert rows["pruned"]["devices"] == ["cuda A100", "cuda H200"]
+    assert rows["pruned"]["devices"] == ["cpu EPYC", "cpu Xeon"]
     assert rows["dense"]["energy_from"] == rows["other"]["energy_from"] == "own"
 
 
@@ -297,12 +298,12 @@ def test_without_a_dense_parent_simulated_pruning_keeps_its_own_energy_and_says_
 
 
 def test_a_row_with_its_parents_energy_names_the_devices_of_both(lab):
-    lab.inference("dense", needs=None, energy=2.0, device_name="A100")
-    pruned = {"pruning": "m", "pruning_applied": "after", "realisation": "simulated", "device_name": "H200"}
-    lab.inference("pruned", needs=None, energy=1.0, **pruned)
+    lab.inference("dense", needs=None, energy=2.0, device="cpu", device_name="Xeon")
+    pruned = {"pruning": "m", "pruning_applied": "after", "realisation": "simulated"}
+    lab.inference("pruned", needs=None, energy=1.0, device="cpu", device_name="EPYC", **pruned)
     rows = {row["stage_ids"][0]: row for row in ranked(lab)}
-    assert rows["pruned"]["devices"] == ["cuda A100", "cuda H200"]
-    assert rows["dense"]["devices"] == ["cuda A100"]
+    assert rows["pruned"]["devices"] == ["cpu EPYC", "cpu Xeon"]
+    assert rows["dense"]["devices"] == ["cpu Xeon"]
     assert rows["dense"]["mixed_devices"]
 
 
@@ -334,11 +335,11 @@ def test_without_a_plan_all_that_is_finished_is_compared_and_what_failed_is_left
 
 
 def test_devices_are_not_mixed_silently(lab):
-    lab.inference("a", precision="A", needs=None, device_name="A100")
-    lab.inference("b", precision="B", needs=None, device_name="H200")
-    assert [row["devices"] for row in ranked(lab)] == [["cuda A100"], ["cuda H200"]]
+    lab.inference("a", precision="A", needs=None, device="cpu", device_name="Xeon")
+    lab.inference("b", precision="B", needs=None, device="cpu", device_name="EPYC")
+    assert [row["devices"] for row in ranked(lab)] == [["cpu Xeon"], ["cpu EPYC"]]
     assert all(row["mixed"] for row in ranked(lab))
-    assert any("cuda A100, cuda H200" in note for note in answer(lab.results()).notes)
+    assert any("cpu EPYC, cpu Xeon" in note for note in answer(lab.results()).notes)
 
 
 def test_one_device_for_fine_tuning_and_another_for_serving_is_no_mix(lab):

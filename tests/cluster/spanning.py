@@ -26,7 +26,7 @@ def look_around(rank):
 def main(address, size):
     with join(address):
         resources = WorkerResources(cpus=1, gpus=0, device="cpu")
-        gang = Gang(placement_group([resources.bundle] * size), resources, size, nothing)
+        gang = Gang(placement_group([resources.bundle] * size), resources, [1] * size, nothing)
         print(json.dumps(gang.run(look_around, lambda rank: (rank,))))
         gang.dismiss()
 

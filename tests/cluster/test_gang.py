@@ -40,7 +40,7 @@ class Groups:
     def form(self, size=2, resources=CPU, warm_up=None):
         group = placement_group([resources.bundle] * size, strategy="PACK")
         self._made.append((None, group))
-        gang = Gang(group, resources, size, warm_up or note_import)
+        gang = Gang(group, resources, [1] * size, warm_up or note_import)
         self._made[-1] = (gang, group)
         return gang
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,9 @@ from tests.hosts import Cluster, Hosts, need_hosts
 from tests.own_data import COLUMNS, save_tickets
 from tests.tiny import save_gpt2
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 SWEEP = f"""
 model: ./my-gpt2
@@ -64,6 +68,19 @@ def test_a_gang_over_two_nodes_learns_what_one_on_one_node_does_and_both_nodes_a
         together, by_itself = ([row[name] for row in rows(where, "epochs")] for where in (shared, alone))
         assert together == pytest.approx(by_itself, abs=1e-6)
     assert figures(shared) == figures(alone)
+
+
+def test_under_every_zero_stage_two_nodes_learn_what_one_does(cluster, home):
+    (home / "full.yaml").write_text(SWEEP.replace("method: lora, steps: 6", "method: full, epochs: 2"))
+    program = [sys.executable, "-m", "tests.end_to_end.zero_gangs", cluster.address, home / "full.yaml", home / "zero"]
+    said = cluster.hosts[0].run(program, cwd=ROOT, timeout_s=400).stdout
+    found = json.loads(said.splitlines()[-1])
+    assert len(found["two nodes"]) == len(found["one node"]) == 4
+    for together, by_itself in zip(found["two nodes"], found["one node"], strict=True):
+        assert len(together) == 2
+        assert together[1][0] < together[0][0], "it learns"
+        for epoch, alone in zip(together, by_itself, strict=True):
+            assert epoch == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_cluster_that_does_not_answer_is_one_line_and_exit_code_2(cluster, home):

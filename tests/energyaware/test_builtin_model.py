@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import energyaware
-from energyaware.builtin_model import END, RECIPE, builtin_ref, cache_folder, documents, ensure_builtin_model
+from energyaware.builtin_model import END, RECIPE, builtin_ref, documents, ensure_builtin_model
 from energyaware.errors import InputError
+from energyaware.node_cache import cache_folder
 from energyaware.tasks import TASKS
 from energyaware.tasks.causes import CAUSES
 from energyaware.tasks.tickets import LABELS, tickets
@@ -171,7 +172,7 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     ],
 )
 def test_where_the_cache_is(env, expected):
-    code = "from energyaware.builtin_model import cache_folder; print(cache_folder())"
+    code = "from energyaware.node_cache import cache_folder; print(cache_folder())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=env)
     assert done.stdout.strip() == expected
 

@@ -46,7 +46,7 @@ def gang_of(ray):
         if size not in made:
             group = ray.util.placement_group([{"CPU": 0.5}] * size)
             ray.get(group.ready(), timeout=60)
-            made[size] = Gang(group, WorkerResources(0.5, 0, "cpu"), size, warm_up)
+            made[size] = Gang(group, WorkerResources(0.5, 0, "cpu"), [1] * size, warm_up)
         return made[size]
 
     yield gang_of

@@ -93,7 +93,7 @@ int nvmlDeviceGetUUID(device device, char *out, unsigned length) {
 }
 int nvmlDeviceGetName(device device, char *out, unsigned length) {
     ENTER(device);
-    return text(is_instance(device) ? "NVIDIA H200 MIG 1g.18gb" : "NVIDIA H200", out, length);
+    return text(is_instance(device) ? "NVIDIA H200 MIG 1g.18gb" : device->gpu->name, out, length);
 }
 int nvmlDeviceGetCudaComputeCapability(device device, int *major, int *minor) {
     ENTER(device);

@@ -19,6 +19,7 @@
      sine INDEX SECONDS PERIOD HIGH LOW          between LOW and HIGH, beginning in the middle, upwards
      ramp INDEX SECONDS PERIOD LOW HIGH          from LOW to HIGH within PERIOD, and HIGH after that
      mig INDEX [UUID]                 MIG is on, with one more instance of this UUID (MIG-...)
+     name INDEX PRODUCT NAME          if not NVIDIA H200
      capability INDEX MAJOR MINOR     compute capability, if not 9 0; 0 0 means that it cannot be read
 
    What fails
@@ -76,6 +77,7 @@ static int add_gpu(const char *uuid, double power) {
     snprintf(gpu->self.uuid, sizeof gpu->self.uuid, "%s", uuid);
     gpu->index = gpu_count++;
     gpu->major = 9;
+    snprintf(gpu->name, sizeof gpu->name, "NVIDIA H200");
     gpu->step = gpu->phase = gpu->sensor = NAN;
     gpu->lost = INFINITY;
     gpu->power[gpu->waveforms++] = (struct waveform){CONSTANT, .high = power};
@@ -157,6 +159,7 @@ static int read_line_of_gpu(struct gpu *gpu, const char *word, char *values) {
     if (IS("garbage", 1)) return gpu->garbage = (struct fault){1, a, found > 1 ? b : INFINITY}, 1;
     if (IS("capability", 2)) return gpu->major = (int)a, gpu->minor = (int)b, 1;
 #undef IS
+    if (!strcmp(word, "name")) return sscanf(values, " %95[^\n]", gpu->name) == 1;
     if (!strcmp(word, "mig")) return sscanf(values, "%95s", uuid), add_instance(gpu, uuid);
     return 0;
 }

@@ -46,6 +46,7 @@ struct gpu {
     int mig, instance_count;
     unsigned index;
     int major, minor; /* compute capability */
+    char name[NAME_SIZE];
     double step, phase, sensor; /* of the counter; not a number where the machine's hold */
     double lost; /* from when on */
     int waveforms, resets, process_lists;

@@ -53,7 +53,7 @@ def test_what_a_run_itself_refuses_is_told_in_its_one_line_and_with_its_exit_cod
     log.write_text("error: an earlier run's\n")
     assert detach(sweep_file, str(log.parent), "local", [], console) == 2
     told = capsys.readouterr().err
-    assert told.startswith(f"error: {sweep_file}: resources: asks for 5000 CPUs")
+    assert told.startswith(f"error: {sweep_file}: resources: needs 1 worker with 5000 CPUs")
     assert told.count("\n") == 1
     assert log.read_text().startswith("error: an earlier run's\n")
     assert log.read_text().endswith(told)

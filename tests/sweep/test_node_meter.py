@@ -37,7 +37,7 @@ def no_warm_up():
 @contextmanager
 def gang_of(resources):
     group = placement_group([resources.bundle], strategy="PACK")
-    gang = Gang(group, resources, 1, no_warm_up)
+    gang = Gang(group, resources, [1], no_warm_up)
     yield gang
     gang.dismiss()
     remove_placement_group(group)

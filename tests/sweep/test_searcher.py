@@ -4,8 +4,11 @@ import time
 
 import pytest
 
+from cluster.node import Node
 from energyaware.precision import Hardware
 from sweep.failures import Policy
+from sweep.needs import settle
+from sweep.places import Places, numbered
 from sweep.plan import make_plan
 from sweep.schedule import StageSearcher
 from sweep.sweep_file import load
@@ -18,20 +21,63 @@ def failed(failure, state="failed"):
     return {"state": state, "reason": "as the test wants it", "failure": failure}
 
 
+def node(name, cpus=8):
+    return Node(f"id-{name}", name, "10.0.0.1", cpus, 0, 2**33)
+
+
+class Cluster:
+    """Machines that come and go."""
+
+    def __init__(self, *nodes):
+        self.nodes = nodes
+
+    def __call__(self):
+        return self.nodes
+
+
 @pytest.fixture
-def searcher(tmp_path):
-    path = tmp_path / "s.yaml"
-    path.write_text("precisions: [fp32]\nprunings: [none, magnitude-50%]\nfinetune: {batch_size: 8}")
-    stages = list(make_plan(load(path), Hardware("cpu", None)))
-    events = []
-    searcher = StageSearcher(
-        [Tries(stage, 1) for stage in stages],
-        Policy(retries=1, backoff_s=0.3),
-        1,
-        lambda event, stage, ended: events.append((event, stage.spec.kind)),
-        lambda stage, attempt: failed("lost node", "interrupted"),
-    )
-    searcher.events = events
+def cluster():
+    return Cluster(node("host1"))
+
+
+@pytest.fixture
+def searcher_of(tmp_path, cluster):
+    def searcher_of(text, *, wait_s=60.0, **more):
+        path = tmp_path / "s.yaml"
+        path.write_text(text)
+        sweep = load(path)
+        stages = list(make_plan(sweep, Hardware("cpu", None)))
+        events, told = [], []
+        searcher = StageSearcher(
+            [Tries(stage, 1) for stage in stages],
+            Policy(retries=1, backoff_s=0.3),
+            Places(settle(sweep.resources, 0, cluster.nodes, path), cluster),
+            wait_s,
+            lambda event, stage, ended: events.append((event, stage.spec.kind)),
+            told.append,
+            lambda stage, attempt: failed("lost node", "interrupted"),
+            **more,
+        )
+        searcher.events, searcher.told = events, told
+        return searcher
+
+    return searcher_of
+
+
+SWEEP = "precisions: [fp32]\nprunings: [none, magnitude-50%]\nfinetune: {batch_size: 8}"
+
+
+@pytest.fixture
+def searcher(searcher_of):
+    searcher = searcher_of(SWEEP)
+
+    def suggest(trial_id):
+        """As where there is room for whatever is handed out."""
+        asked = StageSearcher.suggest(searcher, trial_id)
+        searcher.has_workers([trial_id])
+        return asked
+
+    searcher.suggest = suggest
     return searcher
 
 
@@ -94,3 +140,105 @@ def test_results_that_cannot_be_written_stop_the_run(searcher):
     assert searcher.stopping
     assert searcher.stopped_by == "as the test wants it"
     assert searcher.suggest("t2") == "FINISHED"
+
+
+def test_of_each_size_one_waits_for_room_and_what_is_smaller_runs_beside_it(searcher_of):
+    text = "precisions: [fp32, bf16]\nprunings: [none, magnitude-50%]\nresources: {workers: 4, inference_workers: 1}"
+    searcher = searcher_of(text)
+    first = searcher.suggest("t1")
+    assert first["shape"] == [4]
+    assert searcher.suggest("t2") is None, "one that waits is enough"
+    searcher.has_workers(["t1"])
+    assert searcher.suggest("t2")["shape"] == [4]
+    searcher.on_trial_complete("t1", FINISHED)
+    small = searcher.suggest("t3")
+    assert small["shape"] == [1], "the second fine-tuning waits for room; an inference of the first does not"
+    assert searcher.suggest("t4") is None
+    searcher.has_workers(["t3"])
+    assert searcher.suggest("t4")["shape"] == [1]
+    assert len(searcher.needs) == 2
+
+
+def test_stages_are_handed_out_with_the_place_that_they_go_to(searcher, cluster):
+    place = numbered(searcher.suggest("t1")["place"])
+    assert (place.shape, place.node_ids) == ((1,), ("id-host1",))
+
+
+def test_a_trial_that_waits_is_taken_back_when_machines_join_and_goes_there_too(searcher_of, cluster):
+    searcher = searcher_of(SWEEP)
+    first = searcher.suggest("t1")
+    assert searcher.to_withdraw() == []
+    cluster.nodes = (*cluster.nodes, node("host2"))
+    assert searcher.to_withdraw() == ["t1"]
+    searcher.on_trial_complete("t1")
+    again = searcher.suggest("t2")
+    assert (again["stage_id"], again["attempt"]) == (first["stage_id"], 1), "it was never begun"
+    assert numbered(again["place"]).node_ids == ("id-host1", "id-host2")
+    searcher.has_workers(["t2"])
+    cluster.nodes = (*cluster.nodes, node("host3"))
+    assert searcher.to_withdraw() == [], "what runs is left alone"
+
+
+def test_when_no_trial_fits_any_more_the_user_is_told_and_the_run_stops_after_a_while(searcher_of, cluster):
+    searcher = searcher_of(SWEEP, wait_s=0.4)
+    searcher.suggest("t1")
+    cluster.nodes = ()
+    assert searcher.to_withdraw() == ["t1"]
+    searcher.on_trial_complete("t1")
+    assert searcher.suggest("t2") is None
+    assert searcher.suggest("t2") is None
+    (told,) = searcher.told
+    assert told.startswith(
+        "waiting for machines: needs 1 worker with 1 CPU for one trial; not even one worker fits (no"
+    )
+    assert not searcher.stopping
+    time.sleep(0.5)
+    assert searcher.suggest("t2") == "FINISHED"
+    assert "no machines for" in searcher.stopped_by
+    assert searcher.waiting == 3
+
+
+def test_machines_that_come_back_in_time_are_used(searcher_of, cluster):
+    searcher = searcher_of(SWEEP, wait_s=0.4)
+    cluster.nodes = ()
+    assert searcher.suggest("t1") is None
+    cluster.nodes = (node("host1-again"),)
+    time.sleep(0.5)
+    assert numbered(searcher.suggest("t1")["place"]).node_ids == ("id-host1-again",)
+    assert searcher.stopped_by is None
+
+
+def test_what_waits_for_room_when_the_run_is_stopped_is_taken_back_and_was_never_begun(searcher_of):
+    searcher = searcher_of(SWEEP)
+    searcher.suggest("t1")
+    searcher.stop()
+    assert searcher.to_withdraw() == ["t1"]
+    searcher.on_trial_complete("t1")
+    assert searcher.events == [("started", "finetune")]
+    assert len(searcher.running) == 1, "for whoever closes the accounts: it may have got workers at the last moment"
+
+
+def test_what_may_not_start_lets_others_start_and_is_left_when_nothing_runs(searcher_of):
+    allowed = {"fp32"}
+    searcher = searcher_of("precisions: [bf16, fp32]", may_start=lambda stage: stage.spec.precision in allowed)
+    searcher.suggest("t1")
+    searcher.has_workers(["t1"])
+    assert searcher.suggest("t2") is None, "what runs may leave room for the other"
+    searcher.on_trial_complete("t1", FINISHED)
+    assert isinstance(searcher.suggest("t2"), dict)
+    searcher.has_workers(["t2"])
+    searcher.on_trial_complete("t2", FINISHED)
+    assert searcher.suggest("t3") == "FINISHED"
+    assert searcher.waiting == 2
+
+
+def test_every_stage_is_handed_out_once(searcher_of):
+    seeds = ", ".join(map(str, range(400)))
+    searcher = searcher_of(f"precisions: [fp32]\nfinetune: {{method: none}}\nseeds: [{seeds}]")
+    handed_out = []
+    for number in range(400):
+        handed_out.append(searcher.suggest(f"t{number}")["stage_id"])
+        searcher.has_workers([f"t{number}"])
+        searcher.on_trial_complete(f"t{number}", FINISHED)
+    assert len(set(handed_out)) == 400
+    assert searcher.suggest("end") == "FINISHED"

@@ -1,0 +1,88 @@
+"""What the stages of a sweep ask of the machines, as settled when a run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.node import Node
+from energyaware.errors import InputError
+from energyaware.spec import StageSpec
+from sweep.placement import Need, all_kinds, kinds_meant, place, why_kinds_are_unclear, why_nowhere
+from sweep.plan import PlannedStage
+from sweep.settings import Resources
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of every stage.
+
+    Attributes:
+        resources: as the sweep file asks for them.
+        gpus: that a worker holds.
+        kinds: product names of GPUs when the run began. A machine that joins with others gets no stage that could
+            have run on these: stages of one kind would be measured on two.
+    """
+
+    resources: Resources
+    gpus: int
+    kinds: tuple[str, ...]
+
+    def of(self, spec: StageSpec) -> Need:
+        """What a trial of that stage asks for."""
+        resources = self.resources
+        workers = resources.workers_of(spec.kind)
+        return Need(
+            workers=workers,
+            cpus=resources.cpus_per_worker,
+            gpus=self.gpus,
+            gpu_kind=self._kind(spec.gpu_kind) if self.gpus else None,
+            placement=resources.placement,
+            nodes=resources.nodes and min(resources.nodes, workers),
+            whole_nodes=resources.exclusive == "node",
+        )
+
+    def _kind(self, of_stage: str | None) -> str | None:
+        asked = of_stage or next(iter(self.resources.gpu_kind), None)
+        meant = kinds_meant(asked, self.kinds) if asked else self.kinds
+        return meant[0] if meant else asked
+
+
+def settle(resources: Resources, gpus: int, nodes: Sequence[Node], source: Any) -> Needs:
+    """What stages ask of these machines.
+
+    Args:
+        resources: as the sweep file asks for them.
+        gpus: that a worker holds.
+        nodes: of the cluster.
+        source: the sweep file, for errors.
+
+    Raises:
+        InputError: it is not clear on which kind of GPU stages would be measured.
+    """
+    if resources.gpu_kind and not gpus:
+        problem = "is for stages that hold GPUs: device cuda, or gpus_per_worker: 1"
+        raise InputError(source, "resources.gpu_kind", problem)
+    unclear = why_kinds_are_unclear(resources.gpu_kind, nodes) if gpus else None
+    if unclear:
+        raise InputError(source, "resources.gpu_kind", unclear)
+    return Needs(resources, gpus, tuple(all_kinds(nodes)))
+
+
+def refused_by_machines(
+    stages: Sequence[PlannedStage], needs: Needs, nodes: Sequence[Node], source: Any
+) -> dict[str, str]:
+    """By stage id: why the stage fits on none of these machines.
+
+    Raises:
+        InputError: no stage fits. `source` is the sweep file, for it.
+    """
+    reasons: dict[Need, str | None] = {}
+    for need in {needs.of(stage.spec) for stage in stages}:
+        reasons[need] = None if place(need, nodes) else why_nowhere(need, nodes)
+    found = {stage.stage_id: reasons[needs.of(stage.spec)] for stage in stages}
+    refused = {stage_id: reason for stage_id, reason in found.items() if reason}
+    if refused and len(refused) == len(found):
+        raise InputError(source, "resources", next(iter(refused.values())))
+    return refused
