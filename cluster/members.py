@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import ray
@@ -23,27 +24,37 @@ def members(known: Mapping[str, Node] | None = None) -> tuple[Node, ...]:
         known: by Ray's id, nodes that have been described before and are not asked again.
     """
     known = known or {}
-    rows = [row for row in ray.nodes() if row["Alive"]]
-    hosts = Counter(row["NodeManagerHostname"] for row in rows)
-    with_gpus = [row["NodeID"] for row in rows if row["Resources"].get("GPU") and row["NodeID"] not in known]
-    gpus = _gpus_of(with_gpus)
-    return tuple(
-        known.get(row["NodeID"]) or _node(row, gpus.get(row["NodeID"], ()), hosts[row["NodeManagerHostname"]] > 1)
-        for row in rows
-    )
+    nodes = described_by_ray()
+    gpus = _gpus_of([node.node_id for node in nodes if node.gpus_handed_out and node.node_id not in known])
+    return tuple(known.get(node.node_id) or replace(node, gpus=gpus.get(node.node_id, ())) for node in nodes)
 
 
-def _node(row: Mapping[str, Any], gpus: tuple[Gpu, ...], has_namesake: bool) -> Node:
-    host, address, resources = row["NodeManagerHostname"], row["NodeManagerAddress"], row["Resources"]
-    return Node(
-        node_id=row["NodeID"],
-        name=f"{host}-{address}" if has_namesake else host,
-        address=address,
-        cpus=resources.get("CPU", 0.0),
-        gpus_handed_out=resources.get("GPU", 0.0),
-        memory_bytes=int(resources.get("memory", 0)),
-        gpus=gpus,
-    )
+def described_by_ray() -> list[Node]:
+    """The nodes that are alive, by name, with what Ray knows of them, which leaves their GPUs out."""
+    alive = [row for row in ray.nodes() if row["Alive"]]
+    names = names_of(alive)
+    nodes = [
+        Node(
+            node_id=row["NodeID"],
+            name=names[row["NodeID"]],
+            address=row["NodeManagerAddress"],
+            cpus=row["Resources"].get("CPU", 0.0),
+            gpus_handed_out=row["Resources"].get("GPU", 0.0),
+            memory_bytes=int(row["Resources"].get("memory", 0)),
+        )
+        for row in alive
+    ]
+    return sorted(nodes, key=lambda node: node.name)
+
+
+def names_of(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Names of nodes, by Ray's id, from what Ray says of them: host names, with the address where two are alike."""
+    hosts = Counter(node["NodeManagerHostname"] for node in nodes)
+    return {
+        node["NodeID"]: host if hosts[host] == 1 else f"{host}-{node['NodeManagerAddress']}"
+        for node in nodes
+        for host in [node["NodeManagerHostname"]]
+    }
 
 
 def _gpus_of(node_ids: Collection[str]) -> dict[str, tuple[Gpu, ...]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import cluster
 from cluster.local_node import local_node
+from cluster.members import described_by_ray
 from cluster.node import Gpu, Node
 from cluster.node_report import Probe, clock_s, report
 
@@ -95,44 +95,16 @@ def survey(
         Reports in the order of the nodes' names.
     """
     if here:
-        node = _nodes()[0] if ray.is_initialized() else local_node()
+        node = described_by_ray()[0] if ray.is_initialized() else local_node()
         answer = report(node.name, paths, probe, by_ray=False) | {"niceness": int(os.environ.get(NICENESS, "0"))}
         return (replace(_report(node, answer), clock=Clock(0.0, 0.0)),)
-    nodes = _nodes()
+    nodes = described_by_ray()
     with _by_value(cluster, sys.modules[probe.__module__]):
         asked = _ask(nodes, report, lambda node: (node.name, tuple(paths), probe))
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=answer_s)
         reports = [_answered(node, asked[node], answer_s) for node in nodes]
         clocks = _clocks([each.node for each in reports if each.silent is None])
     return tuple(replace(each, clock=clocks.get(each.node)) for each in reports)
-
-
-def names_of(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Names of nodes, by Ray's id, from what Ray says of them: host names, with the address where two are alike."""
-    hosts = Counter(node["NodeManagerHostname"] for node in nodes)
-    return {
-        node["NodeID"]: host if hosts[host] == 1 else f"{host}-{node['NodeManagerAddress']}"
-        for node in nodes
-        for host in [node["NodeManagerHostname"]]
-    }
-
-
-def _nodes() -> list[Node]:
-    """The nodes as Ray describes them, by name."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    names = names_of(alive)
-    alive.sort(key=lambda node: names[node["NodeID"]])
-    return [
-        Node(
-            node["NodeID"],
-            names[node["NodeID"]],
-            node["NodeManagerAddress"],
-            node["Resources"].get("CPU", 0.0),
-            node["Resources"].get("GPU", 0.0),
-            int(node["Resources"].get("memory", 0)),
-        )
-        for node in alive
-    ]
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.connect import join
-from cluster.survey import Clock, NodeReport, clock_from, names_of, survey
+from cluster.members import names_of
+from cluster.survey import Clock, NodeReport, clock_from, survey
 
 
 @pytest.fixture(scope="module")
