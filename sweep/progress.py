@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from analysis.estimate import RECENT
 from energyaware.rows import Row
 from sweep.budget import Keeper
 from sweep.failures import Again
@@ -25,9 +26,6 @@ from sweep.plan import PlannedStage
 from sweep.tries import Tries
 
 POLL_S: Final = 1.0
-
-RECENT: Final = 101
-"""Stages of a kind whose time says how long the next ones take."""
 
 
 class Progress:
