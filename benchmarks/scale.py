@@ -31,39 +31,31 @@ from typing import Any, Final
 import psutil
 import ray
 from environment import provenance, spread
+from no_work import no_work_stages, run
 from rich.console import Console
-from stage_overhead import no_work_stages
 
 from analysis.budget import Caps, Spending
 from analysis.estimate import Estimates
-from cluster.gang import WorkerResources
 from cluster.members import members
 from cluster.node import Node
 from cluster.ray_start import apart_and_light
-from cluster.stop_sign import StopSign
-from energyaware.checkpoints import CheckpointRule
 from energyaware.energy.base import MeterSettings
-from energyaware.energy.carbon import factors
 from energyaware.stage import Outcome
 from energyaware.store import Store
-from sweep import schedule
 from sweep.budget import Keeper
-from sweep.failures import Policy
-from sweep.needs import Needs
 from sweep.node_meter import NodeMeters
-from sweep.places import Places
 from sweep.plan import PlannedStage
 from sweep.progress import Progress
 from sweep.settings import Resources
-from sweep.stage_actor import Job, StageTrainable
+from sweep.stage_actor import StageTrainable
 from sweep.tries import Tries
 
 NODES: Final = 128
 GPUS_PER_NODE: Final = 8
 AT_ONCE: Final = 16
-EARLY: Final = slice(100, 300)
-LATE: Final = 200
-"""Stages whose cost is compared: some after the first hundred, and the last ones."""
+EARLY: Final = 0.01
+COMPARED: Final = 0.02
+"""Shares of all stages: after the first 100 of 10,000, the next 200 are compared with the last 200."""
 
 SLOTS: Final = 4
 STAGE_S: Final = 2.0
@@ -116,59 +108,43 @@ class Wait(StageTrainable):
         return gang
 
 
-class Run:
-    """A run of the product over stages without work, without its command line and its results folder's bookkeeping."""
-
-    def __init__(self, stages: list[PlannedStage], folder: Path, resources: Resources, gpus: int) -> None:
-        self._left = [Tries(stage, 1) for stage in stages]
-        self.store = Store(folder)
-        self.store.create()
-        self._meters = NodeMeters(MeterSettings(idle_s=0.0), self.store, run="scale", sweep="scale")
-        self._meters.start()
-        self._needs = Needs(resources, gpus, ())
-        self._job = Job(
-            sweep="scale",
-            stages={stage.stage_id: stage for stage in stages},
-            again=frozenset(),
-            store=self.store,
-            workers={"inference": resources.workers},
-            resources=WorkerResources(resources.cpus_per_worker, gpus, "cpu"),
-            meters=self._meters.book,
-            factors=factors(MeterSettings()),
-            rule=CheckpointRule(),
-            stopping=StopSign("inference"),
-        )
-
-    def __call__(self, nodes: tuple[Node, ...], trainable: type[StageTrainable]) -> list[tuple[float, int]]:
-        """Processor seconds and resident bytes of this process at the end of each stage."""
-        me, marks = psutil.Process(), []
-        caps = Caps({"kwh": 1e6})
-        keeper = Keeper(caps, Spending(), Estimates(), lambda _: GPUS_PER_NODE)
-        quiet = Console(file=Path("/dev/null").open("w"))  # noqa: SIM115 - as long as the process
-        progress = Progress(0, 0, self._left, self._meters, keeper, keeper.saw, quiet)
+def run_on(
+    stages: list[PlannedStage],
+    store: Store,
+    nodes: tuple[Node, ...],
+    trainable: type[StageTrainable],
+    resources: Resources,
+    gpus: int,
+) -> list[tuple[float, int]]:
+    """Run the stages. Returns processor seconds and resident bytes of this process at the end of each."""
+    store.create()
+    meters = NodeMeters(MeterSettings(idle_s=0.0), store, run="scale", sweep="scale")
+    meters.start()
+    left = [Tries(stage, 1) for stage in stages]
+    keeper = Keeper(Caps({"kwh": 1e6}), Spending(), Estimates(), lambda _: gpus * resources.workers)
+    me, marks = psutil.Process(), []
+    with Path("/dev/null").open("w") as nowhere:
+        progress = Progress(0, 0, left, meters, keeper, keeper.saw, Console(file=nowhere))
 
         def listen(event: str, stage: PlannedStage, ended: dict[str, Any]) -> None:
             progress(event, stage, ended)
             if event == "ended":
-                if ended["state"] != "finished":
-                    raise RuntimeError(f"a stage without work {ended['state']}: {ended['reason']}")
-                times = me.cpu_times()
-                marks.append((times.user + times.system, me.memory_info().rss))
+                marks.append((time.process_time(), me.memory_info().rss))
 
-        def died(stage: PlannedStage, attempt: int) -> dict[str, Any]:
-            raise RuntimeError(f"the actor of {stage.stage_id} died")
-
-        schedule.StageTrainable = trainable  # type: ignore[misc]
-        places = Places(self._needs, lambda: nodes)
-        searcher = schedule.StageSearcher(
-            self._left, Policy(0, 0.0), places, 60.0, listen, quiet.print, died, keeper.may_start
-        )
         with progress:
-            schedule.dispatch(self._job, searcher)
-        self._meters.finish()
-        if len(marks) != len(self._left):
-            raise RuntimeError(f"{len(marks)} of {len(self._left)} stages ended")
-        return marks
+            run(
+                left,
+                trainable=trainable,
+                store=store,
+                meters=meters,
+                nodes=nodes,
+                resources=resources,
+                gpus=gpus,
+                listener=listen,
+                may_start=keeper.may_start,
+            )
+    meters.finish()
+    return marks
 
 
 def plan(seeds: int, runs: int) -> dict[str, Any]:
@@ -194,12 +170,13 @@ def driver(stages: int) -> dict[str, Any]:
         resources = Resources(workers=GPUS_PER_NODE, cpus_per_worker=1 / GPUS_PER_NODE)
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
             began_s = time.perf_counter()
-            marks = Run(no_work_stages(stages, 0), Path(folder), resources, gpus=1)(nodes, Nothing)
+            marks = run_on(no_work_stages(stages, 0), Store(folder), nodes, Nothing, resources, gpus=1)
             took_s = time.perf_counter() - began_s
     finally:
         ray.shutdown()
     cpu_ms = [1e3 * (after[0] - before[0]) for before, after in itertools.pairwise(marks)]
-    early_ms, late_ms = statistics.fmean(cpu_ms[EARLY]), statistics.fmean(cpu_ms[-LATE:])
+    first, compared = int(EARLY * stages), max(1, int(COMPARED * stages))
+    early_ms, late_ms = statistics.fmean(cpu_ms[first : first + compared]), statistics.fmean(cpu_ms[-compared:])
     return {
         "stages": stages,
         "elapsed_s": round(took_s, 1),
@@ -215,9 +192,9 @@ def slots(stages: int) -> dict[str, Any]:
     start(cpus=SLOTS, gpus=0)
     try:
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
-            run = Run(no_work_stages(stages, 0), Path(folder), Resources(workers=1, cpus_per_worker=1), gpus=0)
-            run(members(), Wait)
-            rows = [run.store.stage_row(stage_id) for stage_id in run.store.finished()]
+            store = Store(folder)
+            run_on(no_work_stages(stages, 0), store, members(), Wait, Resources(workers=1, cpus_per_worker=1), gpus=0)
+            rows = [store.stage_row(stage_id) for stage_id in store.finished()]
     finally:
         ray.shutdown()
     attempts = sorted((row["started_at"].timestamp(), row["finished_at"].timestamp()) for row in rows)

@@ -30,25 +30,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from no_work import no_work_stages, run
 from ray import tune
 from rich.console import Console
 from rich.table import Table
 
 from cluster.connect import join
-from cluster.gang import WorkerResources
 from cluster.inventory import local_cpus
-from cluster.stop_sign import StopSign
-from energyaware.checkpoints import CheckpointRule
+from cluster.members import members
 from energyaware.energy.base import MeterSettings
-from energyaware.energy.carbon import factors
-from energyaware.spec import DENSE, DataRef, InferenceSpec, ModelRef, stage_id
 from energyaware.stage import Outcome
 from energyaware.store import Store
-from sweep import schedule
-from sweep.failures import Policy
 from sweep.node_meter import NodeMeters
 from sweep.plan import PlannedStage
-from sweep.stage_actor import Job, StageTrainable
+from sweep.settings import Resources
+from sweep.stage_actor import StageTrainable
 from sweep.tries import Tries
 
 WORKERS: Final = 2
@@ -79,32 +75,6 @@ class NoWorkStage(StageTrainable):
         return gang
 
 
-def no_work_stages(count: int, turn: int) -> list[PlannedStage]:
-    model = ModelRef("builtin", "none", "0")
-    data = DataRef("builtin", "none", "0")
-    specs = [
-        InferenceSpec(
-            model,
-            data,
-            ("root_cause",),
-            None,
-            "none",
-            "fp32",
-            "fp32",
-            DENSE,
-            1,
-            8,
-            1,
-            None,
-            1.0,
-            repeats=1,
-            seed=1000 * turn + seed,
-        )
-        for seed in range(count)
-    ]
-    return [PlannedStage(stage_id(spec), spec) for spec in specs]
-
-
 def ours(turn: int, stages: int, store: Store, meters: NodeMeters) -> tuple[list[float], list[float]]:
     """Seconds per stage, the first one with the forming of the gang; and of these those inside its attempt."""
     planned = no_work_stages(1 + stages, turn)
@@ -113,30 +83,21 @@ def ours(turn: int, stages: int, store: Store, meters: NodeMeters) -> tuple[list
 
     def listen(event: str, stage: PlannedStage, ended: dict[str, Any]) -> None:
         if event == "ended":
-            if ended["state"] != "finished" or ended["energy_j"] is None:
-                raise RuntimeError(f"a stage without work {ended['state']}: {ended.get('reason')}")
             ends.append(time.perf_counter())
             inside.append(ended["duration_s"])
 
-    def died(stage: PlannedStage, attempt: int) -> dict[str, Any]:
-        raise RuntimeError(f"the actor of {stage.stage_id} died")
-
-    job = Job(
-        sweep="overhead",
-        stages={stage.stage_id: stage for stage in planned},
-        again=frozenset(),
+    run(
+        [Tries(stage, 1) for stage in planned],
+        trainable=NoWorkStage,
         store=store,
-        workers=WORKERS,
-        resources=WorkerResources(cpus=1, gpus=0, device="cpu"),
-        meters=meters.book,
-        factors=factors(MeterSettings()),
-        rule=CheckpointRule(),
-        stopping=StopSign(),
+        meters=meters,
+        nodes=members(),
+        resources=Resources(workers=WORKERS, cpus_per_worker=1),
+        gpus=0,
+        listener=listen,
     )
-    left = [Tries(stage, 1) for stage in planned]
-    schedule.dispatch(job, schedule.StageSearcher(left, Policy(0, 0.0), WORKERS, listen, died))
-    if len(ends) != 2 + stages or not {stage.stage_id for stage in planned} <= store.finished():
-        raise RuntimeError(f"{len(ends) - 1} of {1 + stages} stages ended")
+    if not {stage.stage_id for stage in planned} <= store.finished():
+        raise RuntimeError("a stage that ended has no row")
     return differences(ends), inside
 
 
@@ -229,7 +190,6 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     chosen = parser.parse_args()
 
-    schedule.StageTrainable = NoWorkStage
     load_before = os.getloadavg()
     first: dict[str, list[float]] = {"ours": [], "peer": []}
     warm: dict[str, list[float]] = {"ours": [], "peer": []}

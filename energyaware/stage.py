@@ -129,7 +129,10 @@ def warm_up() -> None:
     import peft
     import transformers.models.auto.modeling_auto  # noqa: F401
 
-    deepspeed.init_distributed(verbose=False)  # compiles its operators the first time: no stage's joules
+    from energyaware.operators import compile_operators
+
+    compile_operators()  # the first time it takes a while: no stage's joules
+    deepspeed.init_distributed(verbose=False)
     del bitsandbytes, deepspeed, peft
 
 

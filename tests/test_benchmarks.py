@@ -96,3 +96,24 @@ def test_the_cost_benchmark_measures_the_actor_and_its_peers(tmp_path, nvml_libr
     assert ours["open_ms"]["max"] >= ours["open_ms"]["median"] > 0
     assert ours["unknown"] == []
     assert report["ledger"]["kib"] > 0
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.end_to_end
+def test_the_scale_benchmark_runs_the_products_schedule_small(tmp_path):
+    small = "--stages 40 --slot-stages 8 --runs 2"
+    report, _ = report_of(tmp_path, "scale.py", *small.split())
+    assert report["plan"]["stages"] == 40
+    assert report["driver"]["stages"] == 40
+    assert report["driver"]["late_cpu_ms_per_stage"] > 0
+    assert 0 < report["slots"]["working"] < report["slots"]["busy"] <= 1
+    assert min(report["slots"]["stage"]["all"]) > 2.0
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.end_to_end
+def test_the_overhead_benchmark_runs_both_sides_small(tmp_path):
+    small = "--turns 1 --stages 2 --trials 1"
+    report, _ = report_of(tmp_path, "stage_overhead.py", *small.split())
+    assert len(report["ours"]["all_s"]) == 2
+    assert len(report["peer"]["all_s"]) == 1
