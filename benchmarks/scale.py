@@ -19,11 +19,13 @@ import argparse
 import itertools
 import json
 import logging
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -96,7 +98,7 @@ def wait(stage: str, spec: Any, rank: Any, meter: Any, store: Any, keeping: Any)
     """In place of `run_stage`: the same arguments, one window."""
     with meter.window("decode"):
         time.sleep(STAGE_S)
-    return Outcome({"device": rank.device})
+    return Outcome({"device": rank.device, "device_name": str(os.getpid())})
 
 
 class Wait(StageTrainable):
@@ -197,10 +199,16 @@ def slots(stages: int) -> dict[str, Any]:
             rows = [store.stage_row(stage_id) for stage_id in store.finished()]
     finally:
         ray.shutdown()
-    attempts = sorted((row["started_at"].timestamp(), row["finished_at"].timestamp()) for row in rows)
-    warm_s, last_s = max(end for _, end in attempts[:SLOTS]), attempts[-1][0]
-    held_s = sum(max(0.0, min(end, last_s) - max(begin, warm_s)) for begin, end in attempts)
-    measured = [end - begin for begin, end in attempts[SLOTS:]]
+    attempts: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in rows:  # one worker is one slot
+        attempts[row["device_name"]].append((row["started_at"].timestamp(), row["finished_at"].timestamp()))
+    firsts = [min(of_slot) for of_slot in attempts.values()]
+    later = [each for of_slot in attempts.values() for each in sorted(of_slot)[1:]]
+    warm_s, last_s = max(end for _, end in firsts), max(begin for begin, _ in later)
+    if len(firsts) != SLOTS or last_s <= warm_s:
+        raise RuntimeError(f"{stages} stages were too few to warm {SLOTS} slots: --slot-stages")
+    held_s = sum(max(0.0, min(end, last_s) - max(begin, warm_s)) for begin, end in later)
+    measured = [end - begin for begin, end in later]
     return {
         "stages": stages,
         "slots": SLOTS,
