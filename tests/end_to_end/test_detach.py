@@ -38,6 +38,7 @@ inference: {{batch_size: 4, max_new_tokens: 4, min_window_s: 0.1, repeats: 1, te
 resources: {{workers: 1, cpus_per_worker: 0.5}}
 energy: {{idle_s: 0.2, heartbeat_s: 0.5}}
 """
+LONG = SWEEP.replace("min_window_s: 0.1", "min_window_s: 12")
 ENDLESS = SWEEP.replace("steps: 4", "steps: 1000000")
 
 
@@ -46,6 +47,7 @@ def home(tmp_path):
     save_gpt2(tmp_path / "my-gpt2")
     save_tickets(tmp_path / "tickets.jsonl")
     (tmp_path / "mine.yaml").write_text(SWEEP)
+    (tmp_path / "long.yaml").write_text(LONG)
     (tmp_path / "endless.yaml").write_text(ENDLESS)
     return tmp_path
 
@@ -84,14 +86,14 @@ def read_until(terminal, end):
 def test_a_detached_run_outlives_its_terminal_and_all_that_was_started_there(home):
     screen, terminal = pty.openpty()
     # Whoever leads a session and opens a terminal gets it as its own, and SIGHUP when it is closed.
-    script = f"exec < {os.ttyname(terminal)} > {os.ttyname(terminal)} 2>&1; {COMMAND} run mine.yaml --detach; "
+    script = f"exec < {os.ttyname(terminal)} > {os.ttyname(terminal)} 2>&1; {COMMAND} run long.yaml --detach; "
     shell = subprocess.Popen(["sh", "-c", script + "echo code $?.; sleep 600"], cwd=home, start_new_session=True)
     shown = read_until(screen, "code ")
     os.close(terminal)
     os.close(screen)
     assert shell.wait(timeout=DEADLINE_S) == -signal.SIGHUP, shown
 
-    results = home / "results" / "mine"
+    results = home / "results" / "long"
     with detached_here(results) as process:
         assert process.is_running()
         assert (os.getsid(process.pid), process.terminal()) == (process.pid, None)
