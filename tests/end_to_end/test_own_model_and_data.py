@@ -162,7 +162,7 @@ def test_query_and_status(home):
         (["run", "none.yaml"], "none.yaml: no such file"),
         (["plan", "bad.yaml"], "bad.yaml: finetune.lr: unknown key; allowed: method"),
         (["run", "bad-column.yaml"], "no column 'body'; columns are: text, label, reply"),
-        (["run", "too-many.yaml"], "resources: asks for"),
+        (["run", "too-many.yaml"], "resources: needs 2 workers"),
         (["rank", "nowhere"], "nowhere"),
         (["rank", "results/mine", "--weight", "2"], "weight"),
         (["rank", "results/mine", "--requests", "0"], "requests"),
