@@ -6,6 +6,9 @@ killed leaves the file, and then every worker on the machine waits for ever (tor
 
 from __future__ import annotations
 
+import hashlib
+import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,8 +21,11 @@ def compile_operators() -> None:
     from deepspeed.accelerator import get_accelerator
     from deepspeed.comm.torch import build_shm_op
     from filelock import FileLock
-    from torch.utils.cpp_extension import _get_build_directory
+    from torch.utils.cpp_extension import _get_build_directory, get_default_build_root
 
+    # One folder for each environment: in a shared one, each would compile again what another has left there.
+    environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(get_default_build_root()) / f"environment-{environment}"))
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is None:  # on GPUs NCCL does what this one is for
         return

@@ -101,7 +101,7 @@ def test_the_cost_benchmark_measures_the_actor_and_its_peers(tmp_path, nvml_libr
 @pytest.mark.timeout(600)
 @pytest.mark.end_to_end
 def test_the_scale_benchmark_runs_the_products_schedule_small(tmp_path):
-    small = "--stages 40 --slot-stages 40 --runs 2"
+    small = "--stages 40 --slot-stages 80 --runs 2"
     report, _ = report_of(tmp_path, "scale.py", *small.split())
     assert report["plan"]["stages"] == 40
     assert report["driver"]["stages"] == 40
