@@ -146,7 +146,7 @@ def status(results: Results) -> Status:
 def stopped_by_budget(results: Results) -> str:
     """What is to be said of a run that its budget has ended."""
     now = status(results)
-    left = f"{_counted(now.left, 'stage')} left" if now.left else "what was to be measured again has its earlier result"
+    left = f"{counted(now.left, 'stage')} left" if now.left else "what was to be measured again has its earlier result"
     return now.stopped_by_budget or f"stopped by the budget: {left}"
 
 
@@ -218,7 +218,7 @@ def _lines(status: Status) -> Iterator[str]:
         yield f"of these in windows: {measured} J measured, {estimated} J estimated"
     if status.lost_attempts:
         share = "" if status.lost_share is None else f" ({100 * status.lost_share:.2g} % of all stages' joules)"
-        yield f"lost: {number(status.lost_energy_j)} J in {_counted(status.lost_attempts, 'attempt')}{share}"
+        yield f"lost: {number(status.lost_energy_j)} J in {counted(status.lost_attempts, 'attempt')}{share}"
     if status.saved_stages or status.carried_attempts:
         yield f"resuming saved {number(status.saved_energy_j)} J: {_saved(status)}"
     if status.idle_energy_j is not None:
@@ -241,12 +241,13 @@ def _lines(status: Status) -> Iterator[str]:
 
 
 def _saved(status: Status) -> str:
-    stages = f"{_counted(status.saved_stages, 'finished stage')}" if status.saved_stages else None
-    training = f"{number(status.carried_energy_j)} J of training in {_counted(status.carried_attempts, 'checkpoint')}"
+    stages = f"{counted(status.saved_stages, 'finished stage')}" if status.saved_stages else None
+    training = f"{number(status.carried_energy_j)} J of training in {counted(status.carried_attempts, 'checkpoint')}"
     return ", and ".join(filter(None, [stages, training if status.carried_attempts else None]))
 
 
-def _counted(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
+    """Such as `1 stage`, or `2 stages`."""
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 

@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.calls import all_or_first_error
 from cluster.inventory import gpus_of_driver
 from cluster.node import named
+from cluster.node_report import interface_with, interfaces
 
 Result = TypeVar("Result")
 Value = TypeVar("Value")
@@ -274,10 +275,7 @@ def interface_of(address: str) -> str | None:
     Ray's address of a node is what other nodes reach it by. Left to themselves, gloo takes the address of the host's
     name, often loopback, and NCCL the first interface it finds.
     """
-    import psutil
-
-    owners = (name for name, owned in psutil.net_if_addrs().items() if address in {each.address for each in owned})
-    return next(owners, None)
+    return interface_with(address, interfaces())
 
 
 def measure_memory() -> Memory:

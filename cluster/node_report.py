@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ def gpus_handed_out(*, by_ray: bool) -> tuple[Gpu, ...]:
 def interfaces() -> dict[str, list[str]]:
     """Addresses of this machine's network interfaces, by their names."""
     return {name: [each.address for each in addresses] for name, addresses in psutil.net_if_addrs().items()}
+
+
+def interface_with(address: str, interfaces: Mapping[str, Sequence[str]]) -> str | None:
+    """The interface that has the address; None where none has it, as behind address translation."""
+    return next((name for name, owned in interfaces.items() if address in owned), None)
 
 
 def size_of(path: Path) -> int | str:

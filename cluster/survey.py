@@ -21,7 +21,7 @@ import cluster
 from cluster.local_node import local_node
 from cluster.members import described_by_ray
 from cluster.node import Gpu, Node
-from cluster.node_report import Probe, clock_s, report
+from cluster.node_report import Probe, clock_s, interface_with, report
 
 ANSWER_S: Final = 60.0
 """For a node to start a process and answer: its first one loads Python and Ray from what may be a network drive."""
@@ -77,7 +77,7 @@ class NodeReport:
     @property
     def interface(self) -> str | None:
         """The interface by which other nodes reach it; None where none has its address."""
-        return next((name for name, owned in self.interfaces.items() if self.node.address in owned), None)
+        return interface_with(self.node.address, self.interfaces)
 
 
 def survey(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from analysis.budget import JOULES_PER_KWH, SECONDS_PER_HOUR, Caps, CapUse, Spending, spending, uses
 from analysis.estimate import Effort, Estimate, Estimates, estimates
 from analysis.show import number
-from analysis.status import clock
+from analysis.status import clock, counted
 from cluster.inventory import local_cpus, local_gpus
 from energyaware.errors import InputError
+from sweep.totals import known_sum
 
 if TYPE_CHECKING:
     from analysis.load import Results
@@ -64,7 +65,7 @@ class Forecast:
     def _line(self) -> str:
         known = self.stages - sum(self.unknown.values())
         if not known:
-            return f"estimate for {_counted(self.stages, 'stage')}: unknown: no earlier stages"
+            return f"estimate for {counted(self.stages, 'stage')}: unknown: no earlier stages"
         energy_j, gpu_s, duration_s = self.effort.energy_j, self.effort.gpu_s, self.effort.duration_s
         parts = [] if energy_j is None else [f"{number(energy_j)} J = {number(energy_j / JOULES_PER_KWH)} kWh"]
         parts += [f"{number(gpu_s / SECONDS_PER_HOUR)} GPU-hours"] if gpu_s else []
@@ -74,10 +75,10 @@ class Forecast:
             parts.append(f"{clock(duration_s)} one after another")
         parts += [] if self.cost is None else [f"{number(self.cost)} {self.currency or 'of money'}"]
         parts += [] if self.carbon_g is None else [f"{number(self.carbon_g)} g CO2e"]
-        of = f"{known} of {self.stages} stages" if self.unknown else _counted(self.stages, "stage")
+        of = f"{known} of {self.stages} stages" if self.unknown else counted(self.stages, "stage")
         others = f", {self.same_kind_only} of them by kind alone" if self.same_kind_only else ""
         line = f"estimate for {of}, from {self.rests_on} finished{others}: {', '.join(parts)}"
-        missing = " and ".join(_counted(count, KINDS[kind]) for kind, count in self.unknown.items())
+        missing = " and ".join(counted(count, KINDS[kind]) for kind, count in self.unknown.items())
         return line + (f"; {missing} unknown: no earlier ones" if missing else "")
 
     def as_dict(self) -> dict[str, Any]:
@@ -150,15 +151,10 @@ def _wall_s(stages: Iterable[PlannedStage], known: dict[str, Estimate], at_once:
 
 def _sum(efforts: Collection[Effort]) -> Effort:
     """Each part; None if it is unknown of any."""
-
-    def of(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) if len(known) == len(values) else None
-
     return Effort(
-        of([effort.energy_j for effort in efforts]),
-        of([effort.gpu_s for effort in efforts]),
-        of([effort.duration_s for effort in efforts]),
+        known_sum(effort.energy_j for effort in efforts),
+        known_sum(effort.gpu_s for effort in efforts),
+        known_sum(effort.duration_s for effort in efforts),
     )
 
 
@@ -170,7 +166,3 @@ def _carbon_g_per_kwh(sweep: Sweep, earlier: Results | None) -> float | None:
         return None
     charged = earlier.stages.sort("finished_at").select("carbon_g_per_kwh").drop_nulls().last().collect()
     return None if charged.is_empty() else float(charged.item())
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
