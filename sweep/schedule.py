@@ -227,6 +227,11 @@ class _Placer(FIFOScheduler):  # type: ignore[misc]
         super().__init__()
         self._searcher = searcher
 
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Names the trial's folder, which Tune asks for at the end of a run; it names that of a started one only."""
+        super().on_trial_add(tune_controller, trial)
+        trial.init_local_path()
+
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Called at every turn of Tune's loop. Chooses none: to go through all trials each time is not needed."""
         trials = {trial.trial_id: trial for trial in tune_controller.get_live_trials()}

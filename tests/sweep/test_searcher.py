@@ -3,6 +3,8 @@
 import time
 
 import pytest
+from ray.train._internal.storage import StorageContext
+from ray.tune.experiment import Trial
 
 from cluster.node import Node
 from energyaware.precision import Hardware
@@ -10,7 +12,7 @@ from sweep.failures import Policy
 from sweep.needs import settle
 from sweep.places import Places, numbered
 from sweep.plan import make_plan
-from sweep.schedule import StageSearcher
+from sweep.schedule import StageSearcher, _Placer
 from sweep.sweep_file import load
 from sweep.tries import Tries
 
@@ -242,3 +244,14 @@ def test_every_stage_is_handed_out_once(searcher_of):
         searcher.on_trial_complete(f"t{number}", FINISHED)
     assert len(set(handed_out)) == 400
     assert searcher.suggest("end") == "FINISHED"
+
+
+def test_a_trial_that_a_stop_left_no_time_to_start_has_the_folder_that_tune_asks_for_at_the_end(
+    searcher, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ray.train._internal.storage._get_ray_train_session_dir", lambda: str(tmp_path / "session"))
+    trial = Trial("stage", stub=True, storage=StorageContext(str(tmp_path), "sweep"))
+    with pytest.raises(RuntimeError, match="trial_dir_name"):
+        _ = trial.path
+    _Placer(searcher).on_trial_add(None, trial)
+    assert trial.path.startswith(str(tmp_path / "sweep"))
