@@ -27,7 +27,7 @@ check: $(VENV)/.dev
 # them pip looks for ones that go together for longer than the tests take.
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[run]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[run,report]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt

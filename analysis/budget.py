@@ -116,9 +116,10 @@ class Spending:
         While no other is known, those that ended before their end count nothing, and with any that finished the joules
         are not known: meters cannot be read here.
         """
-        if not self.unknown_s or self.known_s:
-            power_w = self.energy_j / self.known_s if self.known_s else 0.0
-            return Effort(self.energy_j + power_w * self.unknown_s, self.gpu_s, self.wall_s)
+        if not self.unknown_s:
+            return Effort(self.energy_j, self.gpu_s, self.wall_s)
+        if self.known_s:
+            return Effort(self.energy_j * (1 + self.unknown_s / self.known_s), self.gpu_s, self.wall_s)
         return Effort(None if self.finished_unknown else self.energy_j, self.gpu_s, self.wall_s)
 
 

@@ -41,10 +41,14 @@ class Pending:
         """A trial has workers, or has ended. Returns whether it had been waiting."""
         return self._trials.pop(trial_id, None) is not None
 
-    def holds_up(self, need: Need, now_s: float) -> bool:
-        """Whether a trial with such a need has to wait: one like it does, or a larger one has done so for long."""
+    def holds_up(self, need: Need, now_s: float, *, is_full: bool) -> bool:
+        """Whether a trial with such a need has to wait.
+
+        So it has while one like it does and the machines are full of such (until then what waits is being started), and
+        while a larger one has waited for long.
+        """
         return any(
-            trial.need == need
+            (is_full and trial.need == need)
             or (
                 trial.need.workers > need.workers
                 and trial.need.gpu_kind == need.gpu_kind

@@ -78,6 +78,19 @@ class Place:
             {"CPU": cpus} | ({"GPU": gpus} if gpus else {}) for cpus, gpus in zip(self.cpus, self.gpus, strict=True)
         ]
 
+    def at_once(self, nodes: Iterable[Node]) -> int:
+        """How many such trials fit on these machines, when nothing else is on them."""
+        cpus, gpus = max(self.cpus), max(self.gpus)
+        bundles = sum(
+            min(
+                int(node.cpus / cpus + SLACK),
+                int(node.gpus_handed_out // gpus) if gpus else int(node.cpus / cpus + SLACK),
+            )
+            for node in nodes
+            if node.node_id in self.node_ids
+        )
+        return bundles // len(self.shape)
+
     @property
     def strategy(self) -> str:
         """Of its placement group: each bundle is a machine's."""

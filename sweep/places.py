@@ -53,6 +53,11 @@ class Places:
             self._places[need] = self._place(need)
         return self._places[need]
 
+    def at_once(self, need: Need) -> int:
+        """How many such trials the machines of now hold, when nothing else is on them."""
+        found = self.place(need)
+        return 0 if found is None else found.at_once(self._seen)
+
     def why_nowhere(self, need: Need) -> str:
         """What is missing for such trials now."""
         return why_nowhere(need, self._nodes())

@@ -12,6 +12,7 @@ import logging
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, Final
@@ -44,7 +45,7 @@ Listener = Callable[[str, PlannedStage, Row], None]
 class StageSearcher(Searcher):  # type: ignore[misc]
     """Hands out attempts at stages whose inputs are there, and again at what may yet succeed.
 
-    Of each need one trial at most waits for room: what can run beside it is not held up behind it.
+    Once the machines are full, one trial of each need at most waits for room: what can run beside it is not held up.
 
     Args:
         left: what is to run, in order of preference.
@@ -74,12 +75,18 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         self._waiting = Waiting(stages, places.need_of)
         self._running: dict[str, Tries] = {}
         self._pending = Pending()
+        self._at_work = Counter[Need]()
         self._policy, self._places, self._wait_s = policy, places, wait_s
         self._listener, self._tell, self._recorded, self._may_start = listener, tell, recorded, may_start
         self._refused = set[Need]()
         self._stopping = False
         self._without_machines_since_s: float | None = None
         self.stopped_by: str | None = None
+
+    @property
+    def most_pending(self) -> int:
+        """Trials that may wait for workers at once: as many as the machines hold, and one more of each need."""
+        return sum(max(1, self._places.at_once(need)) + 1 for need in self.needs)
 
     @property
     def running(self) -> list[Tries]:
@@ -108,7 +115,8 @@ class StageSearcher(Searcher):  # type: ignore[misc]
             return FINISHED
         heads = self._waiting.heads(now_s)
         for need, _ in heads:
-            if self._pending.holds_up(need, now_s) or (place := self._places.place(need)) is None:
+            is_full = self._at_work[need] >= self._places.at_once(need)
+            if self._pending.holds_up(need, now_s, is_full=is_full) or (place := self._places.place(need)) is None:
                 continue
             if tries := self._first_that_may_start(need):
                 return self._hand_out(trial_id, tries, need, place, now_s)
@@ -119,11 +127,13 @@ class StageSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(self, trial_id: str, result: Row | None = None, error: bool = False) -> None:
         """An attempt ended; what needs a stage that has no result will not run."""
         self._refused.clear()
+        tries = self._running[trial_id]
+        self._at_work[self._places.need_of(tries.stage.spec)] -= 1
         if self._pending.remove(trial_id) and not error and not result:
             if not self._stopping:  # its machines are others now
                 self._waiting.put_back(self._running.pop(trial_id))
             return
-        tries = self._running.pop(trial_id)
+        del self._running[trial_id]
         ended = self._recorded(tries.stage, tries.attempt) if error or not result else result
         if ended["state"] == "finished":
             self._waiting.finished(tries.stage.stage_id)
@@ -172,6 +182,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
     def _hand_out(self, trial_id: str, tries: Tries, need: Need, place: Place, now_s: float) -> Row:
         self._waiting.take(need, tries)
         self._running[trial_id] = tries
+        self._at_work[need] += 1
         self._pending.add(trial_id, need, place, now_s)
         self._listener("started", tries.stage, {})
         return {
@@ -269,7 +280,7 @@ def dispatch(job: Job, searcher: StageSearcher) -> None:
         "TUNE_GLOBAL_CHECKPOINT_S": "3600",
         "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_MAX_PENDING_TRIALS_PG": str(len(searcher.needs)),
+        "TUNE_MAX_PENDING_TRIALS_PG": str(searcher.most_pending),
     }
     # Keys of object storage that Tune hands to actors stand in a log of Ray's that all users of a node can read.
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if "AWS_" in name}

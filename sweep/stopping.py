@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import Final
 
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -27,22 +28,25 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
     Raises:
         KeyboardInterrupt: in the main thread, at the second signal, or if the block has not ended long after the first.
     """
-    asked, ended = threading.Event(), threading.Event()
-    patience_s = PATIENCE_S
+    # Queues of this kind alone may be used by a handler that comes in the middle of their own work, or of another one.
+    asked, ended = SimpleQueue[int | None](), SimpleQueue[None]()
+    is_asked = False
 
     def take(number: int, _: object) -> None:
-        nonlocal patience_s
-        if asked.is_set():
+        nonlocal is_asked
+        if is_asked:
             raise KeyboardInterrupt
-        patience_s = PATIENCE_S if number == signal.SIGINT else SYSTEM_PATIENCE_S
-        asked.set()
+        is_asked = True
+        asked.put(number)
 
     def act() -> None:
-        asked.wait()
-        if ended.is_set():
+        number = asked.get()
+        if number is None:
             return
         stop()
-        if not ended.wait(patience_s):
+        try:
+            ended.get(timeout=PATIENCE_S if number == signal.SIGINT else SYSTEM_PATIENCE_S)
+        except Empty:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     before = {number: signal.signal(number, take) for number in NUMBERS}
@@ -50,7 +54,7 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        ended.set()
-        asked.set()
+        asked.put(None)
+        ended.put(None)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -144,21 +144,19 @@ def test_results_that_cannot_be_written_stop_the_run(searcher):
     assert searcher.suggest("t2") == "FINISHED"
 
 
-def test_of_each_size_one_waits_for_room_and_what_is_smaller_runs_beside_it(searcher_of):
-    text = "precisions: [fp32, bf16]\nprunings: [none, magnitude-50%]\nresources: {workers: 4, inference_workers: 1}"
+def test_of_each_size_as_many_as_fit_are_started_and_then_one_waits_for_room(searcher_of):
+    text = "precisions: [fp32, bf16]\nprunings: [none, magnitude-50%]\nresources: {workers: 8, inference_workers: 1}"
     searcher = searcher_of(text)
-    first = searcher.suggest("t1")
-    assert first["shape"] == [4]
-    assert searcher.suggest("t2") is None, "one that waits is enough"
+    assert searcher.suggest("t1")["shape"] == [8]
+    assert searcher.suggest("t2") is None, "the machine is full, and one that waits is enough"
     searcher.has_workers(["t1"])
-    assert searcher.suggest("t2")["shape"] == [4]
+    assert searcher.suggest("t2")["shape"] == [8]
     searcher.on_trial_complete("t1", FINISHED)
-    small = searcher.suggest("t3")
-    assert small["shape"] == [1], "the second fine-tuning waits for room; an inference of the first does not"
-    assert searcher.suggest("t4") is None
-    searcher.has_workers(["t3"])
-    assert searcher.suggest("t4")["shape"] == [1]
+    assert searcher.suggest("t3")["shape"] == [1], "the second fine-tuning waits; inferences of the first do not"
+    assert searcher.suggest("t4")["shape"] == [1], "there is room for both"
+    assert searcher.suggest("t5") is None
     assert len(searcher.needs) == 2
+    assert searcher.most_pending == 1 + 1 + 8 + 1
 
 
 def test_stages_are_handed_out_with_the_place_that_they_go_to(searcher, cluster):
