@@ -195,7 +195,8 @@ def tell(case, where, story, findings, check):
         story.finish()
         finding.launches = len(story.launches)
         check(finding)
-    except AssertionError as problem:
+    except Exception as problem:
+        story.machine.renew()  # so that the next case is not judged by this one
         raise AssertionError(f"{problem}\n{story.told}") from problem
     finding.passed = True
 
