@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.calls import answers, on_each
 from cluster.node import Gpu, Node
 from cluster.node_report import gpus_handed_out
 
@@ -25,7 +25,8 @@ def members(known: Mapping[str, Node] | None = None) -> tuple[Node, ...]:
     """
     known = known or {}
     nodes = described_by_ray()
-    gpus = _gpus_of([node.node_id for node in nodes if node.gpus_handed_out and node.node_id not in known])
+    unknown = [node.node_id for node in nodes if node.gpus_handed_out and node.node_id not in known]
+    gpus = answers(on_each(unknown, _gpus_here), ANSWER_S)
     return tuple(known.get(node.node_id) or replace(node, gpus=gpus.get(node.node_id, ())) for node in nodes)
 
 
@@ -57,22 +58,5 @@ def names_of(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _gpus_of(node_ids: Collection[str]) -> dict[str, tuple[Gpu, ...]]:
-    """By node; without those that do not answer."""
-    asked = {
-        _gpus_here.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(): node_id
-        for node_id in node_ids
-    }
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-    found = {}
-    for answer in answered:
-        try:
-            found[asked[answer]] = ray.get(answer)
-        except ray.exceptions.RayError:  # gone meanwhile
-            continue
-    return found
-
-
-@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _gpus_here() -> tuple[Gpu, ...]:
     return gpus_handed_out(by_ray=True)

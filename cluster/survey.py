@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Final
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import cluster
+from cluster.calls import on_each
 from cluster.local_node import local_node
 from cluster.members import described_by_ray
 from cluster.node import Gpu, Node
@@ -100,9 +100,10 @@ def survey(
         return (replace(_report(node, answer), clock=Clock(0.0, 0.0)),)
     nodes = described_by_ray()
     with _by_value(cluster, sys.modules[probe.__module__]):
-        asked = _ask(nodes, report, lambda node: (node.name, tuple(paths), probe))
+        names = {node.node_id: node.name for node in nodes}
+        asked = on_each(names, report, lambda node_id: (names[node_id], tuple(paths), probe))
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=answer_s)
-        reports = [_answered(node, asked[node], answer_s) for node in nodes]
+        reports = [_answered(node, asked[node.node_id], answer_s) for node in nodes]
         clocks = _clocks([each.node for each in reports if each.silent is None])
     return tuple(replace(each, clock=clocks.get(each.node)) for each in reports)
 
@@ -117,19 +118,6 @@ def _by_value(*modules: ModuleType) -> Iterator[None]:
     finally:
         for module in modules:
             ray.cloudpickle.unregister_pickle_by_value(module)
-
-
-def _ask(
-    nodes: Sequence[Node], function: Callable[..., Any], arguments: Callable[[Node], tuple[Any, ...]]
-) -> dict[Node, ray.ObjectRef]:
-    """Have each of the nodes call the function, however busy it is."""
-    task = ray.remote(num_cpus=0, max_retries=0)(function)
-    return {
-        node: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
-            *arguments(node)
-        )
-        for node in nodes
-    }
 
 
 def _answered(node: Node, answer: ray.ObjectRef, answer_s: float) -> NodeReport:
@@ -154,7 +142,8 @@ def _clocks(nodes: Sequence[Node]) -> dict[Node, Clock]:
     best: dict[Node, Clock] = {}
     for _ in range(ROUNDS if nodes else 0):
         sent_s, deadline_s = time.time(), time.monotonic() + CLOCK_S
-        asked = {answer: node for node, answer in _ask(nodes, clock_s, lambda _: ()).items()}
+        calls = on_each([node.node_id for node in nodes], clock_s)
+        asked = {calls[node.node_id]: node for node in nodes}
         waiting = list(asked)
         while waiting and (left_s := deadline_s - time.monotonic()) > 0:
             done, waiting = ray.wait(waiting, timeout=left_s)

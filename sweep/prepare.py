@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.calls import on_each
 from energyaware.errors import InputError
 from energyaware.model_ref import pinned
 from energyaware.models import folder_of
@@ -89,8 +89,7 @@ def prepare(stages: Sequence[PlannedStage], nodes: Mapping[str, str], *, on_gpus
 
 def _bring(node: str, cpus: float, wanted: ModelRef | DataRef) -> Any:
     # The built-in model is made with all of a node's CPUs: Ray gives a task as many threads as it holds.
-    task = ray.remote(num_cpus=cpus, max_retries=0)(bring)
-    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(wanted)
+    return on_each([node], bring, lambda _: (wanted,), cpus=cpus)[node]
 
 
 def bring(wanted: ModelRef | DataRef) -> float:
