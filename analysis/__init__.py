@@ -1,8 +1,10 @@
 """From Parquet rows to answers, with Polars. Loads neither Ray nor torch.
 
     results = load("results/quickstart")
-    ranking(results, weight=0.7).collect()
-    query(results, "SELECT precision, energy_j_per_request FROM stages WHERE kind = 'inference'")
+    results.ranking(weight=0.7).collect()
+    results.query("SELECT precision, energy_j_per_request FROM stages WHERE kind = 'inference'").collect()
+
+docs/python.md is a whole session.
 
 The functions are bound here at once, not on first use: `analysis.load` is a module too, and whichever was imported
 last would win. What costs time to import (rich) is imported where it is used.

@@ -13,7 +13,7 @@ import polars as pl
 
 from analysis.estimate import Effort, efforts, estimates
 from analysis.load import Results
-from analysis.show import number
+from analysis.printing import number
 from analysis.spent import spent
 from analysis.states import LEFT
 

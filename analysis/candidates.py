@@ -1,6 +1,5 @@
 """Finished inference stages as candidates for the ranking: each with its quality, its energy, or what is missing."""
 
-import json
 from typing import Final, Literal
 
 import polars as pl
@@ -8,7 +7,10 @@ import polars as pl
 from analysis.kinds import all_of, metered
 from analysis.load import Results
 from analysis.marks import that_count, why_implausible
+from analysis.metrics import OF_FINETUNING, OF_INFERENCE, Metric, Need, fault_of, tokens_per_request
 from analysis.quality import graded
+from analysis.serving import seconds_per_request
+from analysis.settings import settings_without
 
 Energy = Literal["gross", "net"]
 """Joules as metered, or those beyond what the machines draw when idle."""
@@ -30,17 +32,24 @@ _SHARED: Final = ["model", "model_revision", "finetune_method", "finetune_precis
 
 
 def candidates(
-    results: Results, energy: Energy = "gross", *, asked_only: bool = True, gpu_kind: str | None = None
+    results: Results,
+    energy: Energy = "gross",
+    *,
+    metric: Metric = "request",
+    asked_only: bool = True,
+    gpu_kind: str | None = None,
 ) -> pl.LazyFrame:
     """One row per finished inference stage; `asked_only`: of those that the plan asks for.
 
-    `gpu_kind` is part of a product name: what was measured on other GPUs cannot be ranked then.
+    `metric` is what is to be ranked by: what it cannot be calculated for cannot be ranked. `gpu_kind` is part of a
+    product name: what was measured on other GPUs cannot be ranked then.
 
     Columns, beside those of the stages table:
-        rho: mean over its tasks of the mean of the task's metrics, in [0, 1].
-        quality: the metrics, as a list of (task, metric, value).
+        rho, quality, correct_per_request, accuracies, examples: as `analysis.quality.graded` has them.
         inference_energy_j: joules of prefill and decode per request.
         finetune_energy_j: joules of the fine-tuning it serves; 0 for a base model.
+        tokens_per_request: prompt tokens processed and tokens generated; null if unknown.
+        seconds_per_request: of its prefill and decode windows; null if unknown.
         inference_carbon_g, finetune_carbon_g: g CO2e of those joules; null if a factor is unknown.
         inference_cost, finetune_cost: price of those joules; null if it is unknown.
         inference_kind, finetune_kind: measured, estimated, mixed or unknown; null for the fine-tuning of a base model.
@@ -53,25 +62,35 @@ def candidates(
     stages = _metered(results, energy)
     if results.has_plan and asked_only:
         stages = stages.join(results.plan, on="stage_id", how="semi")
-    return stages.join(graded(stages, results.quality), on="stage_id", how="left").with_columns(
+    graded_stages = stages.join(graded(stages, results.quality), on="stage_id", how="left").with_columns(
         reason=_all_reasons(
             "quality_fault",
             _unless_any("tasks", "it names no task"),
-            *_energy_faults(energy),
+            *_energy_faults(energy, metric),
             *([] if gpu_kind is None else [_unless_on(gpu_kind)]),
         )
     )
+    return graded_stages.with_columns(reason=_unless_ever_correct()) if metric == "correct" else graded_stages
 
 
-def dense_parents(results: Results, energy: Energy = "gross") -> pl.LazyFrame:
-    """Inference energy per family without pruning, as the mean over seeds; planned or not."""
-    sound = pl.all_horizontal(fault.is_null() for fault in _inference_faults(energy))
+def dense_stages(results: Results, energy: Energy = "gross", *, metric: Metric = "request") -> pl.LazyFrame:
+    """Finished inference stages without pruning whose inference energy is sound, and known in terms of the metric.
+
+    Planned or not, whatever their quality. Columns as those of `candidates`, but for what quality tells.
+    """
+    sound = pl.all_horizontal(fault.is_null() for fault in _inference_faults(energy, metric))
+    return _metered(results, energy).filter(pl.col("pruning") == "none", sound)
+
+
+def dense_parents(results: Results, energy: Energy = "gross", *, metric: Metric = "request") -> pl.LazyFrame:
+    """Inference energy per family without pruning, as the mean over seeds."""
     return (
-        _metered(results, energy)
-        .filter(pl.col("pruning") == "none", sound)
+        dense_stages(results, energy, metric=metric)
         .group_by("family")
         .agg(
             parent_energy_j=pl.mean("inference_energy_j"),
+            parent_tokens_per_request=known_mean("tokens_per_request"),
+            parent_seconds_per_request=known_mean("seconds_per_request"),
             parent_carbon_g=known_mean("inference_carbon_g"),
             parent_cost=known_mean("inference_cost"),
             parent_currencies=pl.col("price_currency").unique(),
@@ -94,14 +113,21 @@ def _known_sum(column: str) -> pl.Expr:
 
 def _metered(results: Results, energy: Energy) -> pl.LazyFrame:
     """All finished inference stages, with the energy of what they start from."""
+    return results.once(f"{energy} energy of inferences", lambda: _inferences(results, energy))
+
+
+def _inferences(results: Results, energy: Energy) -> pl.LazyFrame:
     trained = ~_starts_from_base()
     joules, _ = _JOULES[energy]
-    stages = _with_parts(results)
+    stages = results.once("parts of stages", lambda: _with_parts(results))
     return (
         stages.filter(pl.col("kind") == "inference")
-        .join(_finetunings(stages, energy), on="stage_id", how="left")
+        .with_columns(_needed())
+        .join(_finetunings(stages, energy), on="needed", how="left", nulls_equal=True)
+        .join(seconds_per_request(results.stages, results.windows), on="stage_id", how="left")
         .with_columns(
             inference_energy_j=joules,
+            tokens_per_request=tokens_per_request(),
             inference_carbon_g=_carbon_g(joules),
             inference_cost=_cost(joules),
             inference_kind="part_kind",
@@ -115,21 +141,23 @@ def _metered(results: Results, energy: Energy) -> pl.LazyFrame:
             finetune_devices=pl.col("finetune_devices").fill_null([]),
             gpu_kinds=pl.concat_list("gpu", pl.col("finetune_gpus").fill_null([])).list.drop_nulls().list.unique(),
         )
-        .with_columns(gpu_kind=_gpus())
+        .with_columns(gpu_kind=_gpus(), own_settings=settings_without("seed", "finetuned"))
         .with_columns(
-            family=_key(_shared(), _settings_without("seed", "finetuned", "pruning"), pl.col("finetune_family")),
+            family=_key(_shared(), settings_without("pruning", of="own_settings"), pl.col("finetune_family")),
             configuration=_key(
                 _shared(),
                 *[pl.col("pruning"), pl.col("pruning_applied")],
-                *[_settings_without("seed", "finetuned"), pl.col("finetune_configuration")],
+                *[pl.col("own_settings"), pl.col("finetune_configuration")],
             ),
         )
+        .drop("own_settings")
+        .with_columns(pl.col("family", "configuration").cast(pl.Categorical))  # long texts, few of them, to group by
     )
 
 
 def _with_parts(results: Results) -> pl.LazyFrame:
     """The stages, with what the joules that count are made of and marked with."""
-    return results.stages.join(metered(results.stages, results.energy), on="stage_id", how="left").with_columns(
+    return results.stages.join(metered(results.stages, results.windows), on="stage_id", how="left").with_columns(
         part_marks=that_count("marks"),
         price_currency=pl.col("currency").fill_null(""),
         device_label=_device(),
@@ -143,10 +171,16 @@ def _starts_from_base() -> pl.Expr:
     return pl.when(needs.is_null()).then(pl.col("finetune_method").eq_missing("none")).otherwise(needs == 0)
 
 
+def _needed() -> pl.Expr:
+    """Many inferences start from the same fine-tuning."""
+    return pl.col("needs").list.join(" ").alias("needed")
+
+
 def _finetunings(stages: pl.LazyFrame, energy: Energy) -> pl.LazyFrame:
-    """Per inference stage, the stages it needs as one: joules are their sum, null if any is unknown."""
+    """What inference stages need, as one per `needed`: joules are their sum, null if any is unknown."""
     _, joules = _JOULES[energy]
-    finetunings = stages.select(
+    needs = stages.filter(pl.col("kind") == "inference").select(_needed(), "needs").unique("needed").explode("needs")
+    finetunings = stages.join(needs, left_on="stage_id", right_on="needs", how="semi").select(
         needs="stage_id",
         finetune_energy_j=joules,
         finetune_carbon_g=_carbon_g(joules),
@@ -156,15 +190,12 @@ def _finetunings(stages: pl.LazyFrame, energy: Energy) -> pl.LazyFrame:
         finetune_marks="part_marks",
         finetune_devices="device_label",
         finetune_gpus="gpu",
-        finetune_family=_settings_without("seed", "pruning"),
-        finetune_configuration=_settings_without("seed"),
+        finetune_family=settings_without("seed", "pruning"),
+        finetune_configuration=settings_without("seed"),
     )
     return (
-        stages.filter(pl.col("kind") == "inference")
-        .select("stage_id", "needs")
-        .explode("needs")
-        .join(finetunings, on="needs", how="left")
-        .group_by("stage_id")
+        needs.join(finetunings, on="needs", how="left")
+        .group_by("needed")
         .agg(
             finetune_energy_j=_known_sum("finetune_energy_j"),
             finetune_carbon_g=_known_sum("finetune_carbon_g"),
@@ -181,30 +212,34 @@ def _finetunings(stages: pl.LazyFrame, energy: Energy) -> pl.LazyFrame:
     )
 
 
-def _inference_faults(energy: Energy) -> list[pl.Expr]:
-    return [_fault_of(f"{_WORD[energy]}energy per request", "inference_energy_j"), why_implausible("inference_marks")]
+def _inference_faults(energy: Energy, metric: Metric) -> list[pl.Expr]:
+    joules = Need(f"{_WORD[energy]}energy per request", "J", "inference_energy_j")
+    needs = [joules, *([OF_INFERENCE[metric]] if metric in OF_INFERENCE else [])]
+    return [*map(fault_of, needs), why_implausible("inference_marks")]
 
 
-def _energy_faults(energy: Energy) -> list[pl.Expr]:
-    faults = [
-        _fault_of(f"{_WORD[energy]}energy of fine-tuning", "finetune_energy_j"),
-        why_implausible("finetune_marks"),
-    ]
+def _energy_faults(energy: Energy, metric: Metric) -> list[pl.Expr]:
+    joules = Need(f"{_WORD[energy]}energy of fine-tuning", "J", "finetune_energy_j")
+    needs = [joules, *([OF_FINETUNING[metric]] if metric in OF_FINETUNING else [])]
+    faults = [*map(fault_of, needs), why_implausible("finetune_marks")]
     named = pl.col("needs").list.join(", ").fill_null("not named")
     return [
-        *_inference_faults(energy),
+        *_inference_faults(energy, metric),
         *(pl.when(~_starts_from_base()).then(pl.format("{} (fine-tuning {})", fault, named)) for fault in faults),
     ]
 
 
-def _fault_of(name: str, column: str) -> pl.Expr:
-    """What is wrong with an energy. Work takes energy: 0 J is a counter that did not move, not a saving."""
-    value = pl.col(column)
+def _unless_ever_correct() -> pl.Expr:
+    """Why there are no joules per correct answer. A seed that has none right counts with those that have some."""
+    correct = pl.col("correct_per_request")
+    in_all = correct.filter(pl.col("reason").is_null()).sum().over("configuration")
     return (
-        pl.when(value.is_null())
-        .then(pl.lit(f"{name} is unknown"))
-        .when(~value.is_finite() | (value <= 0))
-        .then(pl.format(f"{name} is {{}} J", value))
+        pl.when(pl.col("reason").is_not_null())
+        .then("reason")
+        .when(correct.is_null())
+        .then(pl.lit("energy per correct answer is unknown: none of its tasks has an accuracy"))
+        .when(in_all == 0)
+        .then(pl.lit("energy per correct answer has no bound: no answer is correct"))
     )
 
 
@@ -253,18 +288,3 @@ def _shared() -> pl.Expr:
 
 def _key(*parts: pl.Expr) -> pl.Expr:
     return pl.concat_str([part.fill_null("") for part in parts], separator="|")
-
-
-def _settings_without(*names: str) -> pl.Expr:
-    """The settings as canonical JSON with some top-level names left out; as they are where they are no JSON object."""
-
-    def without(text: str) -> str:
-        try:
-            settings = json.loads(text)
-        except ValueError:
-            return text
-        if not isinstance(settings, dict):
-            return text
-        return json.dumps({name: value for name, value in settings.items() if name not in names}, sort_keys=True)
-
-    return pl.col("settings").map_elements(without, return_dtype=pl.String)

@@ -68,15 +68,15 @@ def of_results(energy: pl.LazyFrame, stages: pl.LazyFrame) -> pl.LazyFrame:
         it.
     """
     finishing = stages.select("stage_id", "carried_attempts", finishing="attempt", stage_kind="kind")
-    carried = pl.col("attempt") < pl.col("finishing")
-    latest_first = pl.col("attempt").rank("dense", descending=True).over("stage_id", "carried")
-    return (
-        energy.join(finishing, on="stage_id")
-        .with_columns(carried=carried)
-        .filter((pl.col("attempt") == pl.col("finishing")) | (pl.col("carried") & pl.col("kept")))
-        .filter(~pl.col("carried") | (latest_first <= pl.col("carried_attempts")))
-        .drop("finishing", "carried_attempts")
+    spent = energy.join(finishing, on="stage_id")
+    latest_first = pl.col("attempt").rank("dense", descending=True).over("stage_id")
+    own = spent.filter(pl.col("attempt") == pl.col("finishing")).with_columns(carried=pl.lit(value=False))
+    carried = (
+        spent.filter(pl.col("attempt") < pl.col("finishing"), pl.col("kept"))
+        .filter(latest_first <= pl.col("carried_attempts"))
+        .with_columns(carried=pl.lit(value=True))
     )
+    return pl.concat([own, carried]).drop("finishing", "carried_attempts")
 
 
 def metered(stages: pl.LazyFrame, energy: pl.LazyFrame) -> pl.LazyFrame:
@@ -91,9 +91,10 @@ def metered(stages: pl.LazyFrame, energy: pl.LazyFrame) -> pl.LazyFrame:
     windows = (
         of_results(energy, stages)
         .filter(pl.col("window").is_in(SERVING) | of_finetuning)
-        .with_columns(pl.col("measured").fill_null(value=False))
+        .select("stage_id", "component", pl.col("measured").fill_null(value=False))
+        .unique()
         .group_by("stage_id")
-        .agg(made_of=component.unique().sort().str.join(" + "), windows_kind=kind_of("measured"))
+        .agg(made_of=component.sort().str.join(" + "), windows_kind=kind_of("measured"))
     )
     return stages.join(windows, on="stage_id", how="left").select(
         "stage_id", "made_of", part_kind=pl.coalesce("windows_kind", "energy_kind", pl.lit(UNKNOWN))

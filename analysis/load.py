@@ -5,19 +5,23 @@ read: a column that did not exist yet is null, a column that we do not know is i
 was killed, has only in its ledgers (`analysis.ledger`) is in the tables too.
 """
 
-from dataclasses import dataclass
+import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
 from analysis.holder import held_by
 from analysis.kinds import with_kind
 from analysis.ledger import Ledgers, read_ledgers, unrecorded
-from analysis.schema import schema
+from analysis.results import Results
+from analysis.schema import no_rows, schema
+from analysis.several import named, names_of, together
 from analysis.tables import files_of, read_table
-from energyaware.errors import InputError
-from energyaware.rows import COLUMNS, COMPACTED, KEYS
+from energyaware.errors import InputError, few
+from energyaware.rows import COLUMNS, COMPACTED
+
+__all__ = ["Results", "load"]
 
 _INCOMING: Final = ".incoming"
 """Folder of unfinished writes; of a run that is at work it holds what is being written."""
@@ -25,50 +29,42 @@ _INCOMING: Final = ".incoming"
 _TRIES: Final = 10
 """How often a folder is listed anew because files of it were merged or taken over while they were read."""
 
-
-@dataclass(frozen=True)
-class Results:
-    """The tables of one results folder, as described in `energyaware.rows`.
-
-    Attributes:
-        folder: where they lie; of results that are given by URL, this machine's copy.
-        plan: what the sweep file asks for now.
-        has_plan: whether there is a plan; without one, all that was run counts as asked for.
-        held_by: the run that writes to the folder now, in words; None if none does.
-        problems: files that were skipped, one line each with the reason.
-    """
-
-    folder: Path
-    plan: pl.LazyFrame
-    has_plan: bool
-    stages: pl.LazyFrame
-    attempts: pl.LazyFrame
-    epochs: pl.LazyFrame
-    quality: pl.LazyFrame
-    energy: pl.LazyFrame
-    nodes: pl.LazyFrame
-    held_by: str | None
-    problems: list[str]
-
-    def tables(self) -> dict[str, pl.LazyFrame]:
-        """The tables by name."""
-        return {name: getattr(self, name) for name in COLUMNS}
-
-    def asked_stages(self) -> pl.LazyFrame:
-        """The finished stages that the plan asks for; all of them without a plan."""
-        return self.stages.join(self.plan, on="stage_id", how="semi") if self.has_plan else self.stages
+_NAME: Final = re.compile(r"^name: *['\"]?([\w.-]+)['\"]? *$", re.MULTILINE)
+"""Of a sweep in its file, which is not worth importing a YAML library for."""
 
 
-def load(place: str | Path) -> Results:
-    """Read a results folder.
+def load(*places: str | Path) -> Results:
+    """Read a results folder, or several as one (see `analysis.several`).
 
     Args:
-        place: a folder, or the fsspec URL of one in object storage.
+        places: folders, or fsspec URLs of such in object storage.
 
     Raises:
-        InputError: there is no such folder, or it holds no results.
+        InputError: there is no such folder, it holds no results, or it is named twice.
         StorageError: storage is away.
     """
+    parts = {str(place): _read(place) for place in places}
+    folders = {place: part.folder.resolve() for place, part in parts.items()}
+    if not places:
+        raise InputError("results", "", "name at least one folder")
+    if len(set(folders.values())) < len(places):
+        raise InputError(few(list(map(str, places))), "", "a folder is named twice")
+    sweeps = names_of(folders, [_name(place, folder) for place, folder in folders.items()])
+    parts = {place: named(part, sweep) for (place, part), sweep in zip(parts.items(), sweeps, strict=True)}
+    return together(parts) if len(parts) > 1 else next(iter(parts.values()))
+
+
+def _name(place: str, folder: Path) -> str:
+    """Name of the sweep by its sweep file, as `energyaware run` leaves it; else of the folder."""
+    try:
+        text = (folder / "sweep.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        text = ""
+    found = _NAME.search(text)
+    return found[1] if found else Path(place).name or folder.name
+
+
+def _read(place: str | Path) -> Results:
     path = str(place).removeprefix("file://")
     folder = _copy(path) if "://" in path else Path(path)
     if not folder.is_dir():
@@ -103,7 +99,7 @@ def _load(folder: Path, place: str | Path) -> tuple[Results, set[Path]]:
     if not any(found.values()) and ledgers is None:
         folders = ", ".join(name for name in COLUMNS if name != "plan")
         raise InputError(place, "", f"holds no results: no plan.parquet and no files under {folders}")
-    tables = {name: _table(folder, name, files, problems, ledgers) for name, files in found.items()}
+    tables: dict[str, Any] = {name: _table(folder, name, files, problems, ledgers) for name, files in found.items()}
     if ledgers is not None:
         recorded = pl.concat([tables[name].select("stage_id", "attempt") for name in ("attempts", "stages")])
         unwritten = unrecorded(ledgers, tables["energy"], recorded)
@@ -124,9 +120,6 @@ def _merged(folder: Path) -> set[Path]:
 
 def _table(folder: Path, table: str, files: list[Path], problems: list[str], ledgers: Ledgers | None) -> pl.LazyFrame:
     """One row per key, the last one: rows of ledgers come first, then those of files."""
-    frame = read_table(folder, table, files, problems)
     early = {} if ledgers is None else {"energy": ledgers.energy, "nodes": ledgers.nodes}
-    if table in early:
-        frame = pl.concat([early[table].lazy(), frame])
-    frame = frame.unique(KEYS[table], keep="last", maintain_order=True)
+    frame = read_table(folder, table, files, problems, early.get(table, no_rows(table)))
     return with_kind(frame) if "energy_kind" in schema(table) else frame

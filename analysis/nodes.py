@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis.show import number
+from analysis.printing import number
 
 _DIFFERENCE: Final = 0.005
 """Share of a node's joules that its parts may miss or exceed."""

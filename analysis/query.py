@@ -1,62 +1,59 @@
 """SQL over a results folder, read-only."""
 
+from __future__ import annotations
+
+import io
 import re
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Unpack
 
 import polars as pl
 
 from analysis.load import Results
-from analysis.ranking import Phi, ranking
-from analysis.show import number, plain, to_csv, to_json
+from analysis.printing import number, plain, to_csv, to_json
+from analysis.ranking import ranking
+from analysis.results import Choices
 from energyaware.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Format = Literal["table", "json", "csv"]
+Format = Literal["table", "json", "csv", "parquet"]
 
 _QUOTED: Final = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _WRITES: Final = re.compile(
     r"\b(alter|call|copy|create|delete|drop|execute|grant|insert|into|merge|revoke|set|truncate|update)\b",
     re.IGNORECASE,
 )
-_READS_FILES: Final = re.compile(r"\b(?:read|scan)_\w+", re.IGNORECASE)
+_READS_FILES: Final = re.compile(r"\b((?:read|scan)_\w+)[\"`]?\s*[(/-]", re.IGNORECASE)
+"""A table function: its name, quoted perhaps, and its parenthesis, or a comment before that."""
 
 
-def query(
-    results: Results,
-    sql: str,
-    weight: float = 0.5,
-    requests: int = 10_000,
-    phi: Phi = "minmax",
-    *,
-    allow_mixed: bool = False,
-    asked_only: bool = True,
-) -> pl.DataFrame:
+def query(results: Results, sql: str, **choices: Unpack[Choices]) -> pl.DataFrame:
     """Run one SELECT over the tables plan, stages, attempts, epochs, quality, energy, nodes and ranking.
 
+    The tables hold all rows, of several folders those of each; the ranking has one result of each stage.
+
     Args:
-        results: a loaded results folder.
+        results: one or several results folders, loaded.
         sql: one statement in Polars' SQL, beginning with SELECT or WITH.
-        weight: as in `analysis.ranking.ranking`, for the table `ranking`.
-        requests: likewise.
-        phi: likewise.
-        allow_mixed: likewise.
-        asked_only: likewise; the other tables hold all rows of the folder.
+        choices: for the table `ranking`, as of `analysis.ranking.ranking`.
 
     Raises:
-        InputError: the statement is not a single SELECT, would read other files, or does not run.
+        InputError: the statement is not a single SELECT, would read other files, or does not run; or files of the
+            results were merged or removed since they were loaded.
         NotComparable: it names the ranking, and what would be ranked is not alike.
     """
     _check(sql)
     tables = results.tables()
     if re.search(r"\branking\b", sql, re.IGNORECASE):
-        tables["ranking"] = ranking(results, weight, requests, phi, allow_mixed=allow_mixed, asked_only=asked_only)
+        tables["ranking"] = ranking(results, **choices)
     try:
         return pl.SQLContext(tables, eager=False).execute(sql).collect()
+    except FileNotFoundError:
+        raise InputError(results.folder, "", "was changed while it was read: try again") from None
     except pl.exceptions.ColumnNotFoundError as error:
         raise InputError("SQL", "", f"{_first_line(error)}; {_columns(tables, sql)}") from error
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError, OverflowError) as error:
         names = ", ".join([*results.tables(), "ranking"])
         raise InputError("SQL", "", f"{_first_line(error)}; tables: {names}") from error
 
@@ -70,12 +67,13 @@ def _check(sql: str) -> None:
         raise InputError("SQL", "", "one statement at a time")
     if word := _WRITES.search(bare):
         raise InputError("SQL", "", f"{word.group().upper()} is not allowed: results are read-only")
-    if word := _READS_FILES.search(sql):  # even between quotes: a quoted name can be called, too
-        raise InputError("SQL", "", f"{word.group()} is not allowed: a query reads the results folder alone")
+    if word := _READS_FILES.search(sql):  # between quotes too: names are quoted, and texts in ways not known here
+        raise InputError("SQL", "", f"{word[1]} is not allowed: a query reads the results folder alone")
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].split("; valid columns")[0][:300]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return plain(lines[0].split("; valid columns")[0][:300]).plain
 
 
 def _columns(tables: dict[str, pl.LazyFrame], sql: str) -> str:
@@ -84,14 +82,22 @@ def _columns(tables: dict[str, pl.LazyFrame], sql: str) -> str:
     return "; ".join(f"{name} has {', '.join(tables[name].collect_schema().names())}" for name in named)
 
 
-def render(frame: pl.DataFrame, form: Format = "table") -> "Table | str":
-    """A query's rows as a rich table, a JSON list of objects, or CSV."""
-    if form == "json":
-        return to_json(frame.to_dicts())
-    return to_csv(frame) if form == "csv" else _table(frame)
+def render(frame: pl.DataFrame, form: Format = "table") -> Table | str | bytes:
+    """A query's rows as a rich table, a JSON list of objects, CSV, or a Parquet file."""
+    match form:
+        case "table":
+            return _table(frame)
+        case "json":
+            return to_json(frame.to_dicts())
+        case "csv":
+            return to_csv(frame)
+        case "parquet":
+            file = io.BytesIO()
+            frame.write_parquet(file)
+            return file.getvalue()
 
 
-def _table(frame: pl.DataFrame) -> "Table":
+def _table(frame: pl.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from analysis.load import Results
-from analysis.show import number
+from analysis.printing import number
 
 
 @dataclass(frozen=True)

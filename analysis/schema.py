@@ -21,6 +21,11 @@ def schema(table: str) -> pl.Schema:
     return pl.Schema({column.name: _TYPES[column.kind] for column in COLUMNS[table]})
 
 
+def no_rows(table: str) -> pl.DataFrame:
+    """A table without rows."""
+    return pl.DataFrame(schema=schema(table))
+
+
 def times(table: str) -> list[str]:
     """Columns of a table that are moments."""
     return [column.name for column in COLUMNS[table] if column.kind == "time"]

@@ -1,58 +1,32 @@
-"""The ranking as people and programs read it: table, JSON, CSV."""
+"""A ranking with all that has to be said beside it, as programs read it: JSON, CSV."""
 
-import json
-import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from analysis import marks
 from analysis.candidates import Energy
-from analysis.comparable import differing
-from analysis.kinds import ESTIMATED, MIXED
+from analysis.labels import labels
 from analysis.load import Results
+from analysis.metrics import METRICS, EnergyMetric, Metric
+from analysis.notes import notes_on, notes_on_order
+from analysis.printing import to_csv, to_json
 from analysis.ranking import Phi, left_out, ranking
+from analysis.sentence import baseline_of, sentence
 from analysis.versions import differences, in_words
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
+    from analysis.weights import Weights
 
-_IF_VARIED: Final = ["gpu_kind", "model", "model_revision", "tasks", "finetune_method", "seeds", "seed", "g CO2e"]
-"""Columns of the table that appear only where rows differ in them."""
+__all__ = ["Answer", "answer", "as_csv", "as_json"]
 
-_HEADINGS: Final = {"finetune_method": "tuning", "gpu_kind": "GPU"}
-"""Shorter than the columns' names."""
+_PLACES: Final = 10
+"""Changes of order are given for so many first places."""
 
-_IF_KNOWN: Final = ["cost"]
-"""Columns that appear only where a row has a value."""
-
-_RIGHT: Final = ["#", "R", "phi", "rho", "J/request", "g CO2e", "cost", "J tuning"]
-
-_FOLDED: Final = ["reason", "gpu_kind", "model", "model_revision", "tasks", "pruning"]
-"""Columns that may run over several lines."""
-
-_LEFT_OUT: Final = {
-    "precision": "precision",
-    "pruning": "pruning",
-    "pruning_applied": "applied",
-    "seed": "seed",
-    "state": "state",
-    "reason": "reason",
-}
-"""Columns of the left-out list, and their headings."""
-
-_LISTED: Final = 12
-"""More that is left out than this is shown by reason."""
-
-_MARKED: Final = "!"
-"""Stands after the joules of a row that carries marks, and before the notes about them."""
-
-_GROUPED: Final = (1e3, 1e9)
-"""From and below which a number is written out, in groups of three digits."""
+_PAIRED: Final = 30
+"""Break-even is given between so many of the first rows, beside the baseline and the first without a fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +35,13 @@ class Answer:
 
     Attributes:
         rows: as `analysis.ranking.ranking` returns them.
+        uncertainty: as `analysis.uncertainty.uncertainty` returns it, at `level`.
+        front: as `analysis.tradeoffs.pareto` returns it.
+        without: `analysis.tradeoffs.leave_one_out` by phi.
         left_out: as `analysis.ranking.left_out` returns them.
+        labels: what configurations are called, by configuration; no two alike.
+        sentence: the answer.
+        baseline: the configuration that it holds the best one against; None where there is nothing to rank.
         notes: what the reader has to know before believing the rows, one line each.
     """
 
@@ -69,9 +49,39 @@ class Answer:
     requests: int
     phi: Phi
     energy: Energy
+    metric: Metric
+    level: float
     rows: pl.DataFrame
+    uncertainty: pl.DataFrame
+    front: pl.DataFrame
+    without: Mapping[Phi, pl.DataFrame]
     left_out: pl.DataFrame
+    labels: Mapping[str, str]
+    sentence: str
+    baseline: str | None
     notes: list[str]
+
+    @cached_property
+    def weights(self) -> "Weights":
+        """Who is best at which weight; changes of order among the first places."""
+        from analysis.weights import over_weights
+
+        return over_weights(self.rows, _PLACES)
+
+    @cached_property
+    def break_even(self) -> pl.DataFrame:
+        """As `analysis.tradeoffs.break_even`: of the first rows, the baseline, and the first without a fine-tuning."""
+        from analysis.tradeoffs import break_even
+
+        untuned = pl.col("finetune_energy_j") == 0
+        baseline = pl.col("configuration") == self.baseline
+        paired = (pl.int_range(pl.len()) < _PAIRED) | baseline | (untuned & (untuned.cum_sum() == 1))
+        return break_even(self.rows.filter(paired))
+
+    def everything(self) -> pl.DataFrame:
+        """The rows with their label, intervals, probability of being the best, and place on the front."""
+        named = pl.col("configuration").replace_strict(self.labels, default=None, return_dtype=pl.String)
+        return _joined(self.rows, self.uncertainty, self.front).with_columns(label=named)
 
 
 def answer(
@@ -81,194 +91,104 @@ def answer(
     phi: Phi = "minmax",
     *,
     energy: Energy = "gross",
+    metric: Metric = "request",
+    level: float = 0.95,
     allow_mixed: bool = False,
     asked_only: bool = True,
     gpu_kind: str | None = None,
 ) -> Answer:
-    """Rank, and collect who is left out and what to be careful about. As `analysis.ranking.ranking`, refusals too."""
-    of: dict[str, Any] = {"energy": energy, "asked_only": asked_only, "gpu_kind": gpu_kind}
+    """Rank, tell how sure that is, and collect who is left out and what to be careful about.
+
+    Arguments and refusals are those of `analysis.ranking.ranking`; `level` is that of the intervals.
+    """
+    from analysis.tradeoffs import leave_one_out, pareto
+    from analysis.uncertainty import uncertainty
+
+    of: dict[str, Any] = {"energy": energy, "metric": metric, "asked_only": asked_only, "gpu_kind": gpu_kind}
     ranked = ranking(results, weight, requests, phi, allow_mixed=allow_mixed, **of)
     rows, others, unplanned = pl.collect_all([ranked, left_out(results, **of), _unplanned(results)])
-    notes = [*_notes(rows, phi, energy), *results.problems]
+    sure = uncertainty(results, weight, requests, phi, allow_mixed=allow_mixed, level=level, rows=rows, **of)
+    front = pareto(rows)
+    all_of_them = _joined(rows, sure, front)
+    names, baseline = labels(rows), baseline_of(rows)
+    methods: tuple[Phi, ...] = ("minmax", "ratio")
+    without = {method: leave_one_out(rows, weight, method) for method in methods}
+    notes = [
+        *notes_on(rows, phi, energy, METRICS[metric]),
+        *notes_on_order(all_of_them, without, phi, names),
+        *results.problems,
+    ]
     if versions := in_words(differences(results, asked_only=asked_only)):
         notes.append(f"versions differ: {versions}")
     if results.has_plan and unplanned.height:
         what = "not compared; --all ranks them too" if asked_only else "compared all the same"
         notes.append(f"finished stages that are not in the plan: {unplanned.height}, {what}")
-    return Answer(weight, requests, phi, energy, rows, others, notes)
-
-
-def _unplanned(results: Results) -> pl.LazyFrame:
-    return results.stages.filter(pl.col("kind") == "inference").join(results.plan, on="stage_id", how="anti")
-
-
-def _notes(rows: pl.DataFrame, phi: Phi, energy: Energy) -> Iterator[str]:
-    kinds, devices = set(rows["energy_kind"]), sorted(set(rows["devices"].explode()))
-    if rows.is_empty():
-        yield "nothing to rank yet"
-    if energy == "net":
-        yield "net: joules, carbon and cost are those beyond what the machines draw when idle"
-    if kinds == {ESTIMATED}:
-        yield "all energy is estimated: it comes from a model, not from a hardware counter"
-    if kinds == {MIXED}:
-        yield "energy is estimated in part in every row: some of its joules come from a model, not from a counter"
-    if difference := differing(rows):
-        yield f"mixed: {difference}; ranked against each other all the same"
-    if rows["mixed_devices"].any():
-        yield f"mixed: energy of different devices is ranked against each other: {', '.join(devices)}"
-    if len(currencies := rows["currency"].drop_nulls().unique().sort()) > 1:
-        yield f"cost: in several currencies, which the rows of --format json name: {', '.join(currencies)}"
-    if (rows["energy_from"] == "dense parent").any():
-        yield "* simulated pruning saves no energy: ranked with the energy of its dense parent"
-    if (rows["energy_from"] == "own (no dense parent)").any():
-        yield "** simulated pruning without a dense parent to take the energy from: ranked with its own"
-    yield from (f"{_MARKED} {note}" for note in marks.notes(rows))
-    if rows.height and phi == "minmax" and (rows["phi_minmax"] == 1).all():
-        yield "all rows have the same energy per request: phi is 1 and says nothing"
-
-
-def as_table(answer: Answer) -> "Group":
-    """For a terminal of 80 columns: notes, ranking, left out. Energy and carbon are per request."""
-    from rich.console import Group
-
-    title = f"R = {answer.weight:g} phi + {1 - answer.weight:g} rho, phi {answer.phi}, over {answer.requests} requests"
-    title += ", net of idle" if answer.energy == "net" else ""
-    rows = answer.rows.with_columns(_precisions())
-    currencies = rows["currency"].drop_nulls().unique().to_list()
-    headings = _HEADINGS | ({"cost": currencies[0]} if len(currencies) == 1 else {})
-    tables = [_table(title, [_cells(row) for row in rows.iter_rows(named=True)], headings)]
-    if not answer.left_out.is_empty():
-        shown = answer.left_out.with_columns(_precisions())
-        lines = _by_reason(shown) if shown.height > _LISTED else shown.select(*_LEFT_OUT).rename(_LEFT_OUT)
-        tables += [_table(f"left out: {shown.height}", lines.to_dicts(), {})]
-    return Group(*(plain(note, "yellow") for note in answer.notes), *tables)
-
-
-def _by_reason(left_out: pl.DataFrame) -> pl.DataFrame:
-    """One line for all that is left out of a precision for the same reason."""
-    return (
-        left_out.group_by("precision", "state", "reason", maintain_order=True)
-        .agg(
-            pruning=pl.when(pl.len() > 1).then(pl.format("{} of them", pl.len())).otherwise(pl.first("pruning")).first()
-        )
-        .select("precision", "pruning", "state", "reason")
+    return Answer(
+        weight=weight,
+        requests=requests,
+        phi=phi,
+        energy=energy,
+        metric=metric,
+        level=level,
+        rows=rows,
+        uncertainty=sure,
+        front=front,
+        without=without,
+        left_out=others,
+        labels=names,
+        sentence=sentence(all_of_them, weight, _in_currency(metric, rows), names),
+        baseline=None if baseline is None else baseline["configuration"],
+        notes=notes,
     )
 
 
-def _precisions() -> pl.Expr:
-    """nf4, or bf16→nf4 of what was fine-tuned in another precision than it is served in."""
-    served, tuned = pl.col("precision"), pl.col("finetune_precision")
-    differs = (tuned != served).fill_null(value=False)
-    return pl.when(differs).then(pl.format("{}→{}", tuned, served)).otherwise(served).alias("precision")
-
-
-def _cells(row: dict[str, Any]) -> dict[str, Any]:
-    mark = {"own": "", "dense parent": " *"}.get(row["energy_from"], " **") + (f" {_MARKED}" if row["marks"] else "")
-    return {
-        "#": row["rank"],
-        **{name: row[name] for name in _IF_VARIED if name in row},
-        "precision": row["precision"],
-        "pruning": " ".join(filter(None, [row["pruning"], row["pruning_applied"]])),
-        "R": f"{row['score']:.3f}",
-        "phi": f"{row['phi']:.3f}",
-        "rho": f"{row['rho']:.3f}",
-        "J/request": number(row["energy_j_per_request"]) + mark,
-        "g CO2e": number(row["carbon_g_per_request"]),
-        "cost": None if row["cost_per_request"] is None else number(row["cost_per_request"]),
-        "J tuning": number(row["finetune_energy_j"]),
-        "energy": row["energy_kind"],
-        "seeds": row["seeds"],
-    }
-
-
-def _table(title: str, rows: list[dict[str, Any]], headings: dict[str, str]) -> "Table":
-    """A table of the rows' values; of the columns in `_IF_VARIED` those where rows differ, of `_IF_KNOWN` the known."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=plain(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    values = {name: {str(row[name]) for row in rows} for name in (rows[0] if rows else [])}
-    names = [name for name in values if name not in _IF_VARIED or len(values[name]) > 1]
-    names = [name for name in names if name not in _IF_KNOWN or any(row[name] is not None for row in rows)]
-    for name in names:
-        right = name in _RIGHT
-        table.add_column(
-            plain(headings.get(name, name.replace("_", " "))),
-            justify="right" if right else "left",
-            no_wrap=name not in _FOLDED,
-            overflow="fold",
-            min_width=max(map(len, values[name])) if right else None,  # a number that is cut is another number
-        )
-    for row in rows:
-        table.add_row(*(plain(row[name]) for name in names))
-    return table
-
-
-def plain(value: object, style: str = "") -> "Text":
-    """A value as text of a table cell: no markup, no control characters."""
-    from rich.text import Text
-
-    if isinstance(value, list):
-        value = ", ".join(map(str, value))
-    text = "-" if value is None else str(value)
-    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text), style)
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, without an exponent where that is short; unknown is a question mark."""
-    if value is None:
-        return "?"
-    return f"{value:,.0f}" if _GROUPED[0] <= abs(value) < _GROUPED[1] else f"{value:.3g}"
-
-
 def as_json(answer: Answer) -> str:
-    """Weight, requests, phi, notes, rows and left-out rows. What is unknown or not a number is null."""
+    """All of it; configurations are named by `configuration`. What is unknown or not a number is null."""
     content = {
+        "sentence": answer.sentence,
         "weight": answer.weight,
         "requests": answer.requests,
         "phi": answer.phi,
         "energy": answer.energy,
+        "metric": answer.metric,
+        "level": answer.level,
+        "baseline": answer.baseline,
         "notes": answer.notes,
         "rows": [
             row | {"applied": row["pruning_applied"], "quality": _by_metric(row["quality"])}
-            for row in answer.rows.to_dicts()
+            for row in answer.everything().to_dicts()
         ],
         "left_out": answer.left_out.to_dicts(),
+        "front": answer.front.filter("on_front")["configuration"].to_list(),
+        "weights": {"winners": answer.weights.winners.to_dicts(), "crossings": answer.weights.crossings.to_dicts()},
+        "break_even": answer.break_even.to_dicts(),
+        "leave_one_out": {phi: without.to_dicts() for phi, without in answer.without.items()},
     }
     return to_json(content)
 
 
 def as_csv(answer: Answer) -> str:
     """The ranked rows alone: a column per metric, lists joined by spaces, empty where unknown."""
-    rows = [row | _by_metric(row.pop("quality")) for row in answer.rows.to_dicts()]
-    return to_csv(pl.DataFrame(rows, infer_schema_length=None) if rows else answer.rows.drop("quality"))
+    rows = [row | _by_metric(row.pop("quality")) for row in answer.everything().to_dicts()]
+    return to_csv(pl.DataFrame(rows, infer_schema_length=None) if rows else answer.everything().drop("quality"))
+
+
+def _joined(rows: pl.DataFrame, *others: pl.DataFrame) -> pl.DataFrame:
+    """The rows as they stand, with the columns of others."""
+    for other in others:
+        rows = rows.join(other, on="configuration", how="left", maintain_order="left")
+    return rows
 
 
 def _by_metric(quality: list[dict[str, Any]]) -> dict[str, float]:
     return {f"{part['task']}.{part['metric']}": part["value"] for part in quality}
 
 
-def to_json(content: Any, indent: int | None = 2) -> str:
-    """Strict JSON: a float that is not finite becomes null, a time ISO 8601 text."""
-    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+def _unplanned(results: Results) -> pl.LazyFrame:
+    return results.stages.filter(pl.col("kind") == "inference").join(results.plan, on="stage_id", how="anti")
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def to_csv(frame: pl.DataFrame) -> str:
-    """CSV with lists of values joined by spaces, and anything deeper as JSON."""
-    return frame.with_columns(_flat(column) for column in frame if column.dtype.is_nested()).write_csv()
-
-
-def _flat(column: pl.Series) -> pl.Series:
-    if column.dtype in [pl.List(kind) for kind in (pl.String, pl.Int64, pl.Float64)]:
-        return column.cast(pl.List(pl.String)).list.join(" ")
-    return pl.Series(
-        column.name, [None if value is None else to_json(value, indent=None) for value in column.to_list()], pl.String
-    )
+def _in_currency(metric: Metric, rows: pl.DataFrame) -> EnergyMetric:
+    """The metric with the unit of its values: costs are ranked in one currency only."""
+    known, currencies = METRICS[metric], rows["currency"].drop_nulls().to_list()
+    return known._replace(unit=known.unit or next(iter(currencies), ""))

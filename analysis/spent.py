@@ -21,9 +21,9 @@ _ATTEMPT: Final = ["stage_id", "attempt"]
 def spent(results: Results) -> pl.LazyFrame:
     """One row per attempt: a stage's row stands for the attempt that finished it, and for what that one went on from.
 
-    Columns: `fate`, useful, running or lost; `energy_j` with what is around windows and without what is carried or in
-    `checkpointed_j`, which a checkpoint holds for the stage's next attempt; `energy_measured_j`, `energy_estimated_j`
-    in windows; `energy_kind`; `duration_s`.
+    Columns: `kind` of the stage and `state` of the attempt; `fate`, useful, running or lost; `energy_j` with what is
+    around windows and without what is carried or in `checkpointed_j`, which a checkpoint holds for the stage's next
+    attempt; `energy_measured_j`, `energy_estimated_j` in windows; `energy_kind`; `duration_s`.
     """
     others = results.attempts.join(results.stages, on=_ATTEMPT, how="anti")
     on_their_way = (
@@ -41,14 +41,14 @@ def spent(results: Results) -> pl.LazyFrame:
         )
         .with_columns(checkpointed_j=pl.when("on_its_way").then("energy_carried_j").fill_nan(None).fill_null(0.0))
         .select(
-            *[*parts, "energy_kind", "duration_s"],
+            *["kind", "state", *parts, "energy_kind", "duration_s"],
             fate=pl.when(pl.col("state") == "running").then(pl.lit("running")).otherwise(pl.lit("lost")),
             energy_j=with_around() - pl.col("checkpointed_j"),
             checkpointed_j=pl.when(with_around().is_not_null()).then("checkpointed_j"),
         )
     )
     useful = results.stages.select(
-        *[*parts, "energy_kind", "duration_s"],
+        *["kind", "state", *parts, "energy_kind", "duration_s"],
         fate=pl.lit("useful"),
         energy_j=with_around(),
         checkpointed_j=pl.lit(0.0),

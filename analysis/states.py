@@ -1,7 +1,8 @@
 """What became of every stage that is asked for.
 
 States of a stage: finished, the state of its latest attempt (running, failed, diverged, oom, interrupted, …), `blocked`
-when a stage it starts from failed, `infeasible`, or `pending` when it has not run yet.
+when a stage it starts from failed, `infeasible`, `skipped` when a funnel chose others, or `pending` when it has not run
+yet.
 """
 
 from typing import Final
@@ -16,9 +17,12 @@ LEFT: Final = ["pending", "interrupted"]
 ON_ITS_WAY: Final = ["running", "interrupted"]
 """States of an attempt after which the stage goes on from its last checkpoint."""
 
-NO_FAILURE: Final = ["finished", "running", *LEFT]
+NO_FAILURE: Final = ["finished", "running", "stopped", "skipped", *LEFT]
 
 _NO_DEAD_END: Final = ["infeasible", *NO_FAILURE]
+
+_OF_PLAN: Final = ["infeasible", "skipped"]
+"""States that the plan gives a stage that is not to run."""
 
 _ASKED: Final = [
     *["stage_id", "kind", "needs", "model", "model_revision", "tasks", "finetune_method", "finetune_precision"],
@@ -86,7 +90,7 @@ def _own_state() -> pl.Expr:
     return (
         pl.when("committed")
         .then(pl.lit("finished"))
-        .when(pl.col("state") == "infeasible")
+        .when(pl.col("state").is_in(_OF_PLAN))
         .then("state")
         .when(pl.col("attempt_state") != "finished")
         .then("attempt_state")
@@ -99,8 +103,8 @@ def _own_reason() -> pl.Expr:
     return (
         pl.when("committed")
         .then(None)
-        .when(pl.col("state") == "infeasible")
-        .then(pl.coalesce("reason", pl.lit("infeasible here")))
+        .when(pl.col("state").is_in(_OF_PLAN))
+        .then(pl.coalesce("reason", pl.format("{} here", "state")))
         .when(pl.col("attempt_state") == "finished")
         .then(pl.format("attempt {} ended but its row was not written: it will run again", number))
         .when(pl.col("attempt_state") == "running")
@@ -128,7 +132,7 @@ def _waiting(alone: pl.LazyFrame) -> pl.LazyFrame:
             "stage_id",
             state_by_needs=pl.when(dead_end)
             .then(pl.lit("blocked"))
-            .when(pl.col("needed_state") == "infeasible")
+            .when(pl.col("needed_state").is_in(["infeasible", "stopped"]))
             .then("needed_state")
             .otherwise(pl.lit("pending")),
             reason_by_needs=pl.format("its {} {} {}", "needed_kind", "needs", _what_happened()),

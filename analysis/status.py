@@ -10,8 +10,9 @@ from analysis.budget import CapUse, standing
 from analysis.kinds import MIXED
 from analysis.load import Results
 from analysis.nodes import Node, add_up
+from analysis.printing import number, plain, to_json
 from analysis.running import Running, checkpoint_step, running
-from analysis.show import number, plain, to_json
+from analysis.skipped import skipped
 from analysis.spent import carried, finished_before, spent
 from analysis.states import LEFT, NO_FAILURE, states
 from analysis.versions import differences, in_words
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-STATES: Final = ["finished", "running", "failed", "diverged", "oom", "interrupted", "blocked", "infeasible", "pending"]
+STATES: Final = [
+    *["finished", "running", "failed", "diverged", "oom", "interrupted", "blocked", "infeasible", "stopped"],
+    *["skipped", "pending"],
+]
 
 _ALWAYS_SHOWN: Final = ["finished", "pending"]
 """Columns of the count table even where no stage is in that state."""
@@ -49,6 +53,8 @@ class Status:
         saved_energy_j: what resuming saved, each joule counted once: carried joules, and those of stages that were
             finished in an earlier run than the latest.
         saved_stages: how many those stages are.
+        skipped_stages: how many a funnel found not worth running.
+        skipped_energy_j: joules that they would have taken, estimated from finished ones; None where these cannot tell.
         measured_energy_j: the part of the joules of all attempts in windows that hardware measured.
         estimated_energy_j: the part in windows that a model estimated.
         idle_energy_j: known joules of nodes while no stage held them; None without any such row.
@@ -79,6 +85,8 @@ class Status:
     carried_attempts: int
     saved_energy_j: float
     saved_stages: int
+    skipped_stages: int
+    skipped_energy_j: float | None
     measured_energy_j: float | None
     estimated_energy_j: float | None
     idle_energy_j: float | None
@@ -106,7 +114,7 @@ def status(results: Results) -> Status:
     total_j = float(known["energy_j"].sum()) + float(known["checkpointed_j"].sum())
     left = stages.filter(pl.col("state").is_in(LEFT))
     carried_j = float(resumed["carried_energy_j"].sum())
-    budget = standing(results, stages)
+    budget, passed_over = standing(results, stages), skipped(results, stages)
     return Status(
         counts=_counts(stages),
         failed=stages.filter(~pl.col("state").is_in(NO_FAILURE))
@@ -129,6 +137,8 @@ def status(results: Results) -> Status:
         carried_attempts=resumed.height,
         saved_energy_j=carried_j + float(reused["energy_j"].sum()),
         saved_stages=reused.height,
+        skipped_stages=passed_over.stages,
+        skipped_energy_j=passed_over.energy_j,
         measured_energy_j=_known_sum(known["energy_measured_j"]),
         estimated_energy_j=_known_sum(known["energy_estimated_j"]),
         **{f"{name}_energy_j": _of_window(of_no_stage, name) for name in ("idle", "unattributed")},
@@ -205,7 +215,7 @@ def as_table(status: Status) -> "Group":
     return Group(_count_table(status.counts), *(plain(line, style) for line, style in lines))
 
 
-def _lines(status: Status) -> Iterator[str]:
+def _energy_lines(status: Status) -> Iterator[str]:
     kind = f" ({status.energy})" if status.energy else ""
     parts = [f"{number(status.useful_energy_j)} J useful", f"{number(status.lost_energy_j)} J lost"]
     if status.running_energy_j != 0:
@@ -221,12 +231,19 @@ def _lines(status: Status) -> Iterator[str]:
         yield f"lost: {number(status.lost_energy_j)} J in {counted(status.lost_attempts, 'attempt')}{share}"
     if status.saved_stages or status.carried_attempts:
         yield f"resuming saved {number(status.saved_energy_j)} J: {_saved(status)}"
+    if status.skipped_stages:
+        about = f"about {number(status.skipped_energy_j)} J, estimated from finished ones"
+        yield f"funnel: {counted(status.skipped_stages, 'stage')} skipped, which saved {about}"
     if status.idle_energy_j is not None:
         yield f"idle: {number(status.idle_energy_j)} J"
     if status.unattributed_energy_j is not None:
         yield f"unattributed: {number(status.unattributed_energy_j)} J"
     if status.unknown_energy_attempts:
         yield f"attempts with unknown energy: {status.unknown_energy_attempts}"
+
+
+def _lines(status: Status) -> Iterator[str]:
+    yield from _energy_lines(status)
     yield f"time spent: {clock(status.duration_s)}"
     if status.budget:
         yield f"budget used: {', '.join(cap.line() for cap in status.budget)}"

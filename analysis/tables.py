@@ -8,11 +8,14 @@ from typing import Final, Literal
 
 import polars as pl
 
-from analysis.schema import schema
+from analysis import once
+from analysis.schema import no_rows, schema
 from energyaware.rows import FILLED, SCHEMA_VERSION, not_of, reading_order
 
-_IN_MEMORY_BYTES: Final = 256 * 2**20
-"""Tables up to this size on disk are read once; larger ones stay on disk and are read by each query."""
+_IN_MEMORY_BYTES: Final = 32 * 2**20
+"""Tables up to this size on disk are read once; larger ones stay on disk, and each query reads the columns it needs.
+
+In memory a row of energy takes 5 times what it takes on disk."""
 
 
 def files_of(folder: Path, table: str, problems: list[str]) -> list[Path]:
@@ -60,39 +63,45 @@ def _hidden(name: str) -> bool:
     return name.startswith((".", "_"))
 
 
-def read_table(folder: Path, table: str, files: list[Path], problems: list[str]) -> pl.LazyFrame:
-    """Rows of all readable files of a table, one after another; adds the other files to `problems`.
+def read_table(folder: Path, table: str, files: list[Path], problems: list[str], early: pl.DataFrame) -> pl.LazyFrame:
+    """Rows of all readable files of a table, one per key (see `analysis.once`); adds the other files to `problems`.
+
+    Args:
+        folder: the results folder.
+        table: which.
+        files: as `files_of` lists them.
+        problems: one line is added for each file that is skipped.
+        early: rows that any file's row of the same key counts over.
 
     Raises:
         FileNotFoundError: a file is gone since the folder was listed.
     """
     try:
-        frame, strange = _read(table, files, extra="raise")
+        frame, strange = _read(table, files, early, extra="raise")
+        if not strange:
+            return frame
     except FileNotFoundError:
         raise
     except (pl.exceptions.PolarsError, OSError):  # at least one file is not as it should be: find out which
         strange = {file: why for file in files if (why := _fault(table, file))}
-        frame, _ = _read(table, [file for file in files if file not in strange])
-    else:
-        if strange:
-            frame, _ = _read(table, [file for file in files if file not in strange])
+    frame, _ = _read(table, [file for file in files if file not in strange], early)
     problems += [f"{file.relative_to(folder)}: {why}; skipped" for file, why in strange.items()]
     return frame
 
 
 def _read(
-    table: str, files: list[Path], extra: Literal["ignore", "raise"] = "ignore"
+    table: str, files: list[Path], early: pl.DataFrame, extra: Literal["ignore", "raise"] = "ignore"
 ) -> tuple[pl.LazyFrame, dict[Path, str]]:
     """Read the files at once.
 
     Returns:
-        The rows, and the files that are Parquet but not ours, with the reason.
+        The rows, one per key, and the files that are Parquet but not ours, with the reason.
 
     Raises:
         PolarsError: one of the files is not Parquet, a column has a type that does not fit, or is not known.
         OSError: one of the files cannot be read.
     """
-    scan = pl.scan_parquet(
+    rows = pl.scan_parquet(
         files,
         schema=schema(table),
         missing_columns="insert",
@@ -102,19 +111,28 @@ def _read(
         glob=False,
     )
     if sum(file.stat().st_size for file in files) <= _IN_MEMORY_BYTES:
-        scan = scan.collect().lazy()
-    else:
-        scan.select(pl.all().null_count()).collect(engine="streaming")  # reads every page once, in little memory
-    strange = (
-        scan.group_by("file")
-        .agg(pl.col("schema_version").max(), ours=pl.col(FILLED[table]).is_not_null().any())
-        .filter(~pl.col("ours") | (pl.col("schema_version") > SCHEMA_VERSION))
-        .sort("file")
-        .collect()
+        content = rows.collect()
+        strange = _strange(_by_file(content.lazy(), table).collect())
+        return once.in_memory(pl.concat([early, content.drop("file")]), table).lazy(), strange
+    rows.select(pl.all().null_count()).collect(engine="streaming")  # reads every page once, in little memory
+    held = _by_file(rows, table, *once.part_of(table)).collect(engine="streaming")
+    return once.on_disk(rows.drop("file"), table, held, early), _strange(held)
+
+
+def _by_file(rows: pl.LazyFrame, table: str, *part: str) -> pl.LazyFrame:
+    """What each file holds, part by part: the number of rows, the newest schema, and whether a row is ours."""
+    return rows.group_by("file", *part).agg(
+        pl.len(), version=pl.col("schema_version").max(), ours=pl.col(FILLED[table]).is_not_null().any()
     )
-    return scan.drop("file"), {
+
+
+def _strange(held: pl.DataFrame) -> dict[Path, str]:
+    """The files that are not ours, with the reason."""
+    by_file = held.group_by("file").agg(pl.max("version"), pl.any("ours")).sort("file")
+    return {
         Path(file): f"written under schema {version}, newer than {SCHEMA_VERSION}" if ours else "not a table of ours"
-        for file, version, ours in strange.select("file", "schema_version", "ours").iter_rows()
+        for file, version, ours in by_file.iter_rows()
+        if not ours or (version or 0) > SCHEMA_VERSION
     }
 
 
@@ -130,7 +148,9 @@ def _fault(table: str, file: Path) -> str | None:
         with file.open("rb") as content:
             if not content.read(1):
                 return "empty (0 bytes)"
-        return not_of(table, pl.read_parquet_schema(file)) or next(iter(_read(table, [file])[1].values()), None)
+        return not_of(table, pl.read_parquet_schema(file)) or next(
+            iter(_read(table, [file], no_rows(table))[1].values()), None
+        )
     except FileNotFoundError:
         raise
     except pl.exceptions.SchemaError as error:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from analysis.show import number
+from analysis.printing import number
 from analysis.states import NO_FAILURE
 from analysis.status import Status, as_table
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 import analysis
-from analysis.show import as_table
+from analysis.ranking_table import as_table
 
 
 def draw(results: Path, picture: Path) -> None:

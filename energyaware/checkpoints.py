@@ -8,9 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from energyaware.errors import Interrupted
+
+if TYPE_CHECKING:
+    from energyaware.halving import Verdict
 
 COST: Final = 0.02
 """Share of the time that checkpoints may take where nobody says how often they are wanted."""
@@ -83,11 +86,14 @@ class Keeping:
         attempt: its number.
         rule: when it leaves checkpoints.
         stopping: asked between steps and windows, on any rank: whether the run is being stopped.
+        judge: asked on the first rank after an epoch, with its number and validation loss: whether others are too far
+            ahead. None: nobody is stopped for that.
     """
 
     attempt: int = 1
     rule: CheckpointRule = CheckpointRule()
     stopping: Callable[[], bool] = _never
+    judge: Callable[[int, float], Verdict | None] | None = None
 
     def check(self) -> None:
         """Raises Interrupted if the run is being stopped."""

@@ -8,6 +8,7 @@ EnergyawareError
 └── StageError         a stage ended without a result; `state` is what its attempt is recorded as
     ├── MeterLost      the meter of a node died meanwhile
     ├── Diverged       loss became NaN or infinite
+    ├── StoppedEarly   other fine-tunings are so far ahead that it is not worth going on
     ├── OutOfMemory    a worker asked for more memory than there is
     ├── Interrupted    the run is being stopped; what can be kept is in a checkpoint
     └── AuditError     a setting did not do what its name says (unquantised layers, lost mask)
@@ -77,6 +78,12 @@ class Diverged(StageError):
     """The loss became NaN or infinite: there is no model to measure."""
 
     state: ClassVar[str] = "diverged"
+
+
+class StoppedEarly(StageError):
+    """Other fine-tunings are so far ahead that this one is not worth going on with."""
+
+    state: ClassVar[str] = "stopped"
 
 
 class OutOfMemory(StageError):

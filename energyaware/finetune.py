@@ -46,6 +46,7 @@ def finetune(
 
     Raises:
         Interrupted: the run is being stopped.
+        StoppedEarly: other fine-tunings are too far ahead.
         Diverged: the loss became NaN or infinite, or gradients never became finite.
         AuditError: the precision or the mask is not what the settings say.
     """

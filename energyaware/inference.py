@@ -7,9 +7,11 @@ always runs to `max_new_tokens`, so that configurations are compared over equal 
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from energyaware.assemble import Materials, model_to_serve, plain
 from energyaware.audit import audit
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from energyaware.stage import Place
     from energyaware.store import Store
     from energyaware.tasks.base import Example, Task
+
+BIN_TOKENS: Final = 16
+"""Width of the bins in which lengths of prompts are counted."""
 
 
 def infer(
@@ -72,8 +77,15 @@ def infer(
             quality = [row for desk in desks for row in desk.evaluate(place)]
         columns |= _measure(desks, place, meter, spec, keeping)
     if place.rank == 0:
+        columns["prompt_lengths"] = _histogram(length for desk in desks for length in desk.prompt_lengths())
         reached("measured")
     return Outcome(columns, quality=quality)
+
+
+def _histogram(lengths: Iterable[int]) -> str:
+    """JSON: how many there are of each length, rounded up to a multiple of `BIN_TOKENS`."""
+    counts = Counter(BIN_TOKENS * math.ceil(length / BIN_TOKENS) for length in lengths)
+    return json.dumps({str(length): counts[length] for length in sorted(counts)})
 
 
 class _Desk:
@@ -130,6 +142,11 @@ class _Desk:
         rows = generate(self._model, read, self._spec.max_new_tokens, stop).tolist()
         ended = [row[: row.index(stop)] if stop in row else row for row in rows]
         return [text.strip() for text in self._tokenizer.batch_decode(ended, skip_special_tokens=True)]
+
+    def prompt_lengths(self) -> list[int]:
+        """Tokens of each prompt of the test split, as the model reads it."""
+        prompts = tokenise_prompts([item.prompt for item in self._test], self._tokenizer, self._prompt_length)
+        return list(map(len, prompts))
 
     def batch(self, place: Place) -> tuple[Tensor, Tensor]:
         """The batch of requests that this rank is measured on: ids and attention, (batch_size, length)."""

@@ -8,7 +8,7 @@ did not exist yet. Missing is null, never 0. Joules are what was metered at the 
 from collections.abc import Collection
 from typing import Any, Final, Literal, NamedTuple
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 Row = dict[str, Any]
 
@@ -73,8 +73,8 @@ PLAN = (
     Column("kind", "text", "finetune or inference"),
     Column("needs", "texts", "stages whose artifacts this one starts from"),
     *_CONFIGURATION,
-    Column("state", "text", "planned or infeasible"),
-    Column("reason", "text", "why it is infeasible, else null"),
+    Column("state", "text", "planned, infeasible, or skipped by a funnel"),
+    Column("reason", "text", "why it is infeasible or skipped, else null"),
 )
 
 STAGES = (
@@ -113,6 +113,12 @@ STAGES = (
     Column("prefill_requests", "int", "tickets whose prompts the prefill window processed; null for fine-tuning"),
     Column("decode_requests", "int", "tickets whose responses the decode window generated; null where no task does"),
     Column("prompt_tokens", "int", "prompt tokens processed in the prefill window, padding left out"),
+    Column(
+        "prompt_lengths",
+        "text",
+        "JSON: how many prompts of the test split have so many tokens, rounded up to multiples of 16; null for "
+        "fine-tuning",
+    ),
     Column("new_tokens", "int", "tokens generated in the decode window"),
     *_TOTALS,
     Column("carried_attempts", "int", "earlier attempts whose training this one went on from; their joules are in"),
@@ -139,7 +145,7 @@ ATTEMPTS = (
     Column("stage_id", "text", "stage"),
     Column("attempt", "int", "number of the attempt, from 1"),
     Column("kind", "text", "finetune or inference"),
-    Column("state", "text", "finished, failed, diverged, oom or interrupted"),
+    Column("state", "text", "finished, failed, diverged, oom, interrupted, or stopped: others were too far ahead"),
     Column("reason", "text", "one line; null when finished"),
     Column("traceback", "text", "of the worker that failed first; null when finished"),
     Column("started_at", "time", "start"),

@@ -7,7 +7,8 @@ are left out: fields marked `identity=False`.
 
 import hashlib
 import json
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, Final, Literal
 
 PROTOCOL_VERSION: Final = 3
@@ -130,6 +131,11 @@ class FinetuneSpec:
     kind: Literal["finetune"] = "finetune"
 
     @property
+    def shares_weights(self) -> bool:
+        """Whether its workers load weights that the first of them has left in a folder of theirs."""
+        return self.pruning.applied == "before"
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """A fine-tuning starts from the base model alone."""
         return ()
@@ -163,6 +169,11 @@ class InferenceSpec:
     kind: Literal["inference"] = "inference"
 
     @property
+    def shares_weights(self) -> bool:
+        """As of a fine-tuning."""
+        return self.pruning.applied == "after" or self.finetune_method == "lora"
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Stages whose artifacts this one starts from."""
         return () if self.finetuned is None else (self.finetuned,)
@@ -173,16 +184,20 @@ StageSpec = FinetuneSpec | InferenceSpec
 
 def identity(value: Any) -> Any:
     """The part of a spec that determines its result, as plain JSON values."""
-    if is_dataclass(value):
-        return {f.name: identity(getattr(value, f.name)) for f in fields(value) if _determines(f, value)}
     if isinstance(value, tuple | list):
         return [identity(item) for item in value]
-    return value
+    if not is_dataclass(value):
+        return value
+    kind: Any = type(value)
+    parts = ((name, getattr(value, name), if_given) for name, if_given in _parts(kind))
+    return {name: identity(part) for name, part, if_given in parts if part is not None or not if_given}
 
 
-def _determines(part: Field[Any], value: Any) -> bool:
-    part_of_it = part.metadata.get("identity", True)
-    return getattr(value, part.name) is not None if part_of_it == "if given" else bool(part_of_it)
+@cache
+def _parts(kind: Any) -> tuple[tuple[str, bool], ...]:
+    """Fields that are part of the identity, and whether they are so only where they are given."""
+    rules = ((part.name, part.metadata.get("identity", True)) for part in fields(kind))
+    return tuple((name, rule == "if given") for name, rule in rules if rule)
 
 
 def canonical_json(spec: StageSpec) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from energyaware.batches import Tokens, epoch_batches, steps_per_epoch
 from energyaware.checkpoints import Pace
-from energyaware.errors import Diverged, Interrupted
+from energyaware.errors import Diverged, Interrupted, StoppedEarly
 from energyaware.gang_checkpoints import Reached
+from energyaware.halving import Verdict
 from energyaware.points import reached
 from energyaware.rows import Row
 from energyaware.trainer import targets_of
@@ -78,6 +79,7 @@ class Training:
         self._step = resumed.step if resumed else 0
         self._epochs = list(resumed.epochs) if resumed else []
         self._loss_sum = trainer.no_loss() + (resumed.loss_sums[place.rank] if resumed else 0.0)
+        self._total = total_steps(len(train), spec)
         self._pace = Pace(keeping.rule)
         self._agree_at = self._step + 1
 
@@ -87,13 +89,13 @@ class Training:
         Raises:
             Diverged: the loss became NaN or infinite, or gradients never became finite.
             Interrupted: the run is being stopped.
+            StoppedEarly: other fine-tunings are too far ahead.
         """
-        total = total_steps(len(self._train), self._spec)
-        while self._step < total:
+        while self._step < self._total:
             begun_at = sum(row["steps"] for row in self._epochs)
             epoch = len(self._epochs) + 1
             batches = list(epoch_batches(self._train, self._spec.batch_size, self._spec.seed, epoch))
-            self._one_epoch(epoch, begun_at, batches[: total - begun_at])
+            self._one_epoch(epoch, begun_at, batches[: self._total - begun_at])
         return self._epochs
 
     def _one_epoch(self, epoch: int, begun_at: int, batches: list[list[Tokens]]) -> None:
@@ -115,8 +117,27 @@ class Training:
             }
         )
         self._loss_sum = self._trainer.no_loss()
-        if agreed.due or agreed.stop:  # after the evaluation, which nobody who goes on from here has to do again
+        verdict = self._verdict(epoch, validation_loss) if self._step < self._total else None
+        # After the evaluation, which nobody who goes on from here has to do again.
+        if agreed.due or agreed.stop or verdict:
             self._keep(epoch, agreed)
+        if verdict:
+            raise StoppedEarly(str(verdict))
+
+    def _verdict(self, epoch: int, validation_loss: float) -> Verdict | None:
+        """What the first rank is told by those who see all fine-tunings; all ranks know it then."""
+        import torch
+
+        judge = self._keeping.judge
+        if judge is None:
+            return None
+        said = torch.zeros(2, dtype=torch.float64, device=self._loss_sum.device)
+        if self._leads and (verdict := judge(epoch, validation_loss)):
+            said += torch.tensor([verdict.place, verdict.of])
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(said)
+        place, of = map(int, said.tolist())
+        return Verdict(epoch, place, of) if place else None
 
     def _stretch(self, begun_at: int, batches: list[list[Tokens]]) -> Agreed:
         """Take steps until it is time for a checkpoint, or the epoch has no more of them."""

@@ -22,10 +22,12 @@ class Progress:
     Attributes:
         from_step: optimizer steps of earlier attempts that it went on from; None if it had no checkpoint to go on from.
         checkpoint_step: optimizer steps in its last committed checkpoint; None without one.
+        epochs: that the checkpoint holds, those of earlier attempts too.
     """
 
     from_step: int | None
     checkpoint_step: int | None
+    epochs: Sequence[Row] = ()
 
     def columns(self, energy: Sequence[Row]) -> Row:
         """As columns of the attempts table, given the attempt's rows of energy."""
@@ -46,8 +48,19 @@ def progress(store: Store, stage_id: str, attempt: int) -> Progress:
         return Progress(None, None)
     for number, from_step, to_step in last["attempts"]:
         if number == attempt:
-            return Progress(from_step, to_step)
+            return Progress(from_step, to_step, last["epochs"])
     return Progress(last["step"], None)
+
+
+def trained_before(store: Store, stage_id: str, attempt: int) -> list[Row]:
+    """Rows of energy of earlier attempts, of the training that the stage's last checkpoint holds."""
+    last = last_committed(store.files, stage_id)
+    return [
+        row
+        for number, from_step, to_step in (last["attempts"] if last else ())
+        if number < attempt
+        for row in _trained(read_rows(store, "energy", stage_id, number), from_step, to_step)
+    ]
 
 
 def carry(store: Store, stage_id: str, carried: Sequence[Carried], attempt: int) -> list[Row]:

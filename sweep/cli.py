@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 import sweep.cli_check
-import sweep.cli_launch  # noqa: F401 - both register their commands
+import sweep.cli_figures
+import sweep.cli_launch
+import sweep.cli_report
+import sweep.cli_statistics  # noqa: F401 - they register their commands
 from energyaware.errors import EnergyawareError, InputError, StorageError
 from sweep.cli_results import show_ranking
 from sweep.options import (
@@ -49,20 +52,27 @@ def plan(
     """Show the stages of a sweep: what is shared, done, infeasible and why, and what they will take. Runs nothing."""
     from energyaware.store import Store
     from sweep.estimate import at_once_here, earlier, forecast
+    from sweep.funnel import left_of_rounds
+    from sweep.left import Wish
     from sweep.plan import make_plan
     from sweep.runner import gpus_per_worker, resolve_hardware
-    from sweep.show_plan import as_json, as_table
+    from sweep.show_plan import as_json, as_table, as_text
     from sweep.sweep_file import load
 
     sweep = load(file)
     hardware, store = resolve_hardware(sweep), Store(results or sweep.results)
     stages, finished = make_plan(sweep, hardware), store.finished()
+    before = earlier(store.url)
+    if before:
+        stages, _, _ = left_of_rounds(sweep, stages, before, {}, Wish())
     at_once = at_once_here(sweep, gpus_per_worker(sweep, hardware.device))
-    ahead = forecast(sweep, stages.minus(finished), earlier(store.url), at_once)
+    ahead = forecast(sweep, stages.minus(finished), before, at_once)
     if form is PlanFormat.json:
         print(as_json(sweep, stages, finished, ahead))
+    elif (out := console()).is_terminal:
+        out.print(as_table(sweep, stages, finished, ahead))
     else:
-        console().print(as_table(sweep, stages, finished, ahead))
+        print(as_text(sweep, stages, finished, ahead))
 
 
 @app.command(epilog="Example: energyaware run examples/quickstart.yaml --results results/quickstart")

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.options import Folder, Format, PlanFormat, RankedEnergy, app, asked_ranking, console, show
+from sweep.options import (
+    AllowMixed,
+    Everything,
+    Folder,
+    Folders,
+    Format,
+    GpuKind,
+    JoulesRanked,
+    Level,
+    Metric,
+    Phi,
+    PlanFormat,
+    RankedEnergy,
+    Requests,
+    RowsFormat,
+    Weight,
+    app,
+    asked_ranking,
+    console,
+    ranking_options,
+    show,
+)
 
 if TYPE_CHECKING:
     from analysis.load import Results
@@ -35,57 +57,75 @@ def status(
         console().print(as_table(found), soft_wrap=True)
 
 
-@app.command(epilog="Example: energyaware rank results/quickstart --weight 0.7 --requests 1000000 --format json")
+@app.command(
+    epilog="Examples: energyaware rank results/quickstart --weight 0.7 --requests 1000000 --format json\n\n"
+    "energyaware rank results/quickstart --metric edp --phi ratio --weights\n\n"
+    "energyaware rank results/quickstart --break-even"
+)
 def rank(
-    directory: Folder,
-    weight: Annotated[
-        float | None, typer.Option(help="w of R = w*phi + (1-w)*rho, from 0 (quality) to 1 (energy).")
-    ] = None,
-    requests: Annotated[int | None, typer.Option(help="Requests the fine-tuning's joules are spread over.")] = None,
-    phi: Annotated[str | None, typer.Option(help="Normalisation of energy: minmax or ratio.")] = None,
-    energy: Annotated[
-        RankedEnergy, typer.Option(help="gross: joules as metered. net: those beyond idle power.")
-    ] = RankedEnergy.gross,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Rank measured against estimated energy all the same, and say so.")
+    directories: Folders,
+    weight: Weight = None,
+    requests: Requests = None,
+    phi: Phi = None,
+    metric: Metric = None,
+    energy: JoulesRanked = RankedEnergy.gross,
+    level: Level = 0.95,
+    allow_mixed: AllowMixed = False,
+    gpu_kind: GpuKind = None,
+    everything: Everything = False,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Show who is best at which weight, and where the order changes.")
     ] = False,
-    gpu_kind: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Rank only what was measured on GPUs with this in their name.")
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Rank all that is finished, also what the sweep file no longer asks for.")
+    break_even: Annotated[
+        bool, typer.Option("--break-even", help="Show from how many requests on another takes fewer joules.")
     ] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
 ) -> None:
-    """Rank configurations by quality and joules per request. Defaults are those of the sweep file."""
+    """Rank configurations by quality and energy, and say how sure that is. Defaults are those of the sweep file."""
     from analysis.load import load
 
-    asked = asked_ranking(directory)
-    given = {"weight": weight, "requests": requests, "phi": phi, "allow_mixed": allow_mixed or None}
-    options = asked | {name: value for name, value in given.items() if value is not None}
-    options |= {"energy": energy.value, "asked_only": not everything, "gpu_kind": gpu_kind}
-    show_ranking(load(directory), options, form)
+    options = ranking_options(
+        directories,
+        *(weight, requests, phi, metric, energy, level),
+        allow_mixed=allow_mixed,
+        gpu_kind=gpu_kind,
+        everything=everything,
+    )
+    show_ranking(load(*directories), options, form, weights=weights, break_even=break_even)
 
 
 @app.command(
-    epilog='Example: energyaware query results/quickstart "SELECT kind, sum(energy_j) FROM stages GROUP BY kind"'
+    epilog='Examples: energyaware query results/quickstart "SELECT kind, sum(energy_j) FROM stages GROUP BY kind"\n\n'
+    'energyaware query results/* "SELECT sweep, precision, score FROM ranking" --format parquet -o ranking.parquet'
 )
 def query(
-    directory: Folder,
+    directories: Folders,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT over the tables.")],
-    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
+    form: Annotated[RowsFormat, typer.Option("--format", help="How to print or write it.")] = RowsFormat.table,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file, in any format.")
+    ] = None,
 ) -> None:
     """Ask the tables in SQL: plan, stages, attempts, epochs, quality, energy, nodes, ranking. Reads only."""
     from analysis.load import load
     from analysis.query import query as ask
     from analysis.query import render
+    from sweep.output import put
 
-    show(render(ask(load(directory), sql, **asked_ranking(directory)), form.value))
+    results = load(*directories)
+    rows = ask(results, sql, **asked_ranking(*directories))
+    put(render(rows, form.value), output, results.folders.values())
 
 
-def show_ranking(results: Results, options: dict[str, Any], form: Format) -> None:
-    """Print the ranking of results."""
-    from analysis.show import answer, as_csv, as_json, as_table
+def show_ranking(
+    results: Results, options: dict[str, Any], form: Format, *, weights: bool = False, break_even: bool = False
+) -> None:
+    """Print the ranking of results; JSON has all of it, whatever is asked for."""
+    from analysis.ranking_table import as_table
+    from analysis.show import answer, as_csv, as_json
 
     found = answer(results, **options)
-    show({Format.json: as_json, Format.csv: as_csv, Format.table: as_table}[form](found))
+    if form is Format.table:
+        show(as_table(found, weights=weights, break_even=break_even))
+    else:
+        show({Format.json: as_json, Format.csv: as_csv}[form](found))

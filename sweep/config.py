@@ -14,9 +14,11 @@ from sweep.settings import (
     Energy,
     Failures,
     Finetune,
+    Halving,
     Inference,
     RankingChoice,
     Resources,
+    Strategy,
     without_twins,
 )
 
@@ -44,6 +46,9 @@ class Sweep(Part):
     inference: Inference = Inference()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(listed), Field(min_length=1)] = (0,)
     """One trial per configuration and seed."""
+    strategy: Strategy = Strategy()
+    halving: Halving | None = None
+    """Off unless given."""
     resources: Resources = Resources()
     energy: Energy = Energy()
     checkpoints: Checkpoints = Checkpoints()
@@ -70,6 +75,12 @@ class Sweep(Part):
             raise ValueError(
                 f"finetune.micro_batch_size {micro} does not divide a worker's share of the batch, {share}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _funnel_has_a_start(self) -> Self:
+        if self.strategy.kind == "funnel" and not any("none" in choice.kind for choice in self.prunings):
+            raise ValueError("strategy funnel measures every precision without pruning first: add none to prunings")
         return self
 
     @model_validator(mode="after")

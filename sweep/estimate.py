@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.budget import JOULES_PER_KWH, SECONDS_PER_HOUR, Caps, CapUse, Spending, spending, uses
 from analysis.estimate import Effort, Estimate, Estimates, estimates
-from analysis.show import number
+from analysis.printing import number
 from analysis.status import clock, counted
 from cluster.inventory import local_cpus, local_gpus
 from energyaware.errors import InputError

@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from energyaware.errors import MeterLost, OutOfMemory, StageError, StorageError
+from energyaware.errors import Interrupted, MeterLost, OutOfMemory, StageError, StoppedEarly, StorageError
 from energyaware.spec import FinetuneSpec, StageSpec
 
-Failure = Literal["stopped", "lost node", "out of memory", "storage", "refused", "error"]
-"""Why an attempt ended: the run is being stopped; its machine is gone; memory; the results cannot be written; the stage
-cannot have a result (diverged, mask lost); anything else, which another attempt may not meet."""
+Failure = Literal["stopped", "hopeless", "lost node", "out of memory", "storage", "refused", "error"]
+"""Why an attempt ended: the run is being stopped; others are too far ahead; its machine is gone; memory; the results
+cannot be written; the stage cannot have a result (diverged, mask lost); anything else, which another attempt may not
+meet."""
 
 LONGEST_BACKOFF_S: Final = 300.0
 
@@ -102,8 +103,8 @@ def ending(problem: BaseException, lost: Callable[[], str | None]) -> Ending:
         return Ending("out of memory", OutOfMemory.state, reason)
     if isinstance(cause, StorageError):
         return Ending("storage", "interrupted", reason)
-    if isinstance(cause, StageError) and cause.state == "interrupted":
-        return Ending("stopped", cause.state, str(cause))
+    if isinstance(cause, Interrupted | StoppedEarly):
+        return Ending("stopped" if isinstance(cause, Interrupted) else "hopeless", cause.state, str(cause))
     died = isinstance(cause, RayActorError | GetTimeoutError | TimeoutError | ConnectionError | MeterLost)
     if (died or _of_connection(cause)) and (node := lost()):
         return Ending("lost node", "interrupted", f"{node} was lost")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from energyaware.rows import Row
     from sweep.plan import Plan, PlannedStage
 
+STOPPED: Final = "stopped"
+"""End of a fine-tuning that others were ahead of; it is tried again only where nobody is stopped any more."""
+
 HOPELESS: Final = ("failed", "diverged", "oom")
 """Ends of a stage that another run does not change by itself."""
 
@@ -65,7 +68,7 @@ class Left:
         return tuple(tries.stage for tries in self.tries)
 
 
-def left_of(plan: Plan, results: Results, now: Mapping[str, str], wish: Wish) -> Left:
+def left_of(plan: Plan, results: Results, now: Mapping[str, str], wish: Wish, *, halving: bool = False) -> Left:
     """What is left of a plan.
 
     Args:
@@ -73,6 +76,7 @@ def left_of(plan: Plan, results: Results, now: Mapping[str, str], wish: Wish) ->
         results: what is there.
         now: versions that a stage would be measured with now (`energyaware.versions`).
         wish: what to run besides.
+        halving: whether fine-tunings that others are ahead of are stopped.
     """
     finished = dict(results.stages.select("stage_id", "versions").collect().iter_rows())
     last = {row["stage_id"]: row for row in _last_attempts(results).to_dicts()}
@@ -88,11 +92,11 @@ def left_of(plan: Plan, results: Results, now: Mapping[str, str], wish: Wish) ->
         and (before := last.get(stage.stage_id))
         and before["state"] in HOPELESS
     }
-    stages = plan.minus((finished.keys() - again) | hopeless.keys())
+    stopped = {name for name, before in last.items() if halving and before["state"] == STOPPED} - finished.keys()
+    ended = hopeless.keys() | stopped
+    stages = plan.minus((finished.keys() - again) | ended)
     return Left(
-        tuple(
-            _tries(stage, last.get(stage.stage_id)) for stage in stages if hopeless.keys().isdisjoint(stage.spec.needs)
-        ),
+        tuple(_tries(stage, last.get(stage.stage_id)) for stage in stages if ended.isdisjoint(stage.spec.needs)),
         frozenset(again),
         tuple(hopeless.values()),
         () if wish.rerun_changed else _told(differing),

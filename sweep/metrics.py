@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from ray.util.metrics import Counter, Gauge
 
+from analysis.budget import CapUse
+
 SPAN_S: Final = 5.0
 """Power is the mean over at least so long."""
 
@@ -28,19 +30,26 @@ class Metrics:
         self._stages = Gauge("energyaware_stages", "Stages of the sweep by state.", ("sweep", "state"))
         self._joules = Counter("energyaware_energy_joules", "Joules of a node while this sweep ran.", where)
         self._watts = Gauge("energyaware_power_watts", "Mean power of a node over the last seconds.", where)
+        self._budget = Gauge("energyaware_budget_used_ratio", "Used part of each cap of the budget.", ("sweep", "cap"))
         self._exported_j: dict[tuple[str, str], float] = {}
         self._before: dict[str, Mapping[str, Any]] = {}
         self._power_w: dict[str, dict[str, float]] = {}
 
-    def update(self, stages: Mapping[str, int], said: Iterable[Mapping[str, Any]]) -> None:
+    def update(
+        self, stages: Mapping[str, int], said: Iterable[Mapping[str, Any]], budget: Iterable[CapUse] = ()
+    ) -> None:
         """Hand on how things stand. To be called at least as often as Ray exports, which drops what is not said anew.
 
         Args:
             stages: number of stages by state.
             said: what the meters say of now that answered (`NodeService.now`). The power of other nodes is not said.
+            budget: what is used of it; a cap of which that cannot be told is not said.
         """
         for state, count in stages.items():
             self._stages.set(count, {"sweep": self._sweep, "state": state})
+        for cap in budget:
+            if cap.share is not None:
+                self._budget.set(cap.share, {"sweep": self._sweep, "cap": cap.name})
         for now in said:
             node, heartbeat = now["node"], now["heartbeat"]
             self._add_joules(node, heartbeat["joules"])

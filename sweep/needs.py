@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from cluster.node import Node
 from energyaware.errors import InputError
@@ -12,6 +12,8 @@ from energyaware.spec import StageSpec
 from sweep.placement import Need, all_kinds, kinds_meant, place, why_kinds_are_unclear, why_nowhere
 from sweep.plan import PlannedStage
 from sweep.settings import Resources
+
+ONE_FOLDER: Final = "which object storage does not let them: keep results in a shared folder, or workers on one machine"
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,32 @@ def settle(resources: Resources, gpus: int, nodes: Sequence[Node], source: Any) 
 
 
 def refused_by_machines(
-    stages: Sequence[PlannedStage], needs: Needs, nodes: Sequence[Node], source: Any
+    stages: Sequence[PlannedStage], needs: Needs, nodes: Sequence[Node], source: Any, *, one_folder: bool = True
 ) -> dict[str, str]:
     """By stage id: why the stage fits on none of these machines.
 
+    Args:
+        stages: to run.
+        needs: of them.
+        nodes: the machines.
+        source: the sweep file, for errors.
+        one_folder: whether machines share the results folder, where workers find what the first of them has left.
+
     Raises:
-        InputError: no stage fits. `source` is the sweep file, for it.
+        InputError: no stage fits.
     """
-    reasons: dict[Need, str | None] = {}
-    for need in {needs.of(stage.spec) for stage in stages}:
-        reasons[need] = None if place(need, nodes) else why_nowhere(need, nodes)
-    found = {stage.stage_id: reasons[needs.of(stage.spec)] for stage in stages}
+    places = {need: place(need, nodes) for need in {needs.of(stage.spec) for stage in stages}}
+    nowhere = {need: why_nowhere(need, nodes) for need, found in places.items() if found is None}
+
+    def why(stage: PlannedStage) -> str | None:
+        need = needs.of(stage.spec)
+        found = places[need]
+        if found is None:
+            return nowhere[need]
+        apart = len(found.shape) > 1 and not one_folder and stage.spec.shares_weights
+        return f"its workers on {len(found.shape)} machines share weights, {ONE_FOLDER}" if apart else None
+
+    found = {stage.stage_id: why(stage) for stage in stages}
     refused = {stage_id: reason for stage_id, reason in found.items() if reason}
     if refused and len(refused) == len(found):
         raise InputError(source, "resources", next(iter(refused.values())))

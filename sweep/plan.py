@@ -14,11 +14,11 @@ from sweep.grid import Trial, trials
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage to run, or the reason why it cannot be."""
+    """A stage to run, or the reason why it cannot be, or is not."""
 
     stage_id: str
     spec: StageSpec
-    state: Literal["planned", "infeasible"] = "planned"
+    state: Literal["planned", "infeasible", "skipped"] = "planned"
     reason: str | None = None
 
     @property
@@ -73,6 +73,15 @@ class Plan:
             return replace(stage, state="infeasible", reason=reason) if reason else stage
 
         return replace(self, stages=tuple(map(refused, self.stages)))
+
+    def skipping(self, reasons: Mapping[str, str]) -> "Plan":
+        """The plan with those stages not to be run, by stage id with the reason."""
+
+        def skipped(stage: PlannedStage) -> PlannedStage:
+            reason = reasons.get(stage.stage_id)
+            return replace(stage, state="skipped", reason=reason) if reason and stage.state == "planned" else stage
+
+        return replace(self, stages=tuple(map(skipped, self.stages)))
 
     def __iter__(self) -> Iterator[PlannedStage]:
         return iter(self.stages)

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.estimate import RECENT
+from analysis.status import counted
 from energyaware.rows import Row
 from sweep.budget import Keeper
 from sweep.failures import Again
@@ -80,6 +81,15 @@ class Progress:
                 "failed": self.failed,
             }
 
+    def skip(self, stage_ids: Collection[str]) -> None:
+        """These are not to be run after all."""
+        with self._lock:
+            kinds = [stage.spec.kind for stage_id in stage_ids if (stage := self._left.pop(stage_id, None))]
+            self._left_of_kind.subtract(kinds)
+            self._total -= len(kinds)
+            line = f"funnel: {counted(len(kinds), 'stage')} of precisions that are not among the best skipped"
+        self._console.print(line, highlight=False, soft_wrap=True)
+
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
             self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=4, transient=True)
@@ -107,10 +117,10 @@ class Progress:
             if event != "again" and stage.stage_id in self._left:
                 del self._left[stage.stage_id]
                 self._left_of_kind[stage.spec.kind] -= 1
-            if event == "blocked":
-                self._blocked += 1
-            elif event == "again" or ended["state"] == "interrupted":
+            if event == "again" or ended["state"] in {"interrupted", "stopped"}:
                 pass
+            elif event == "blocked":
+                self._blocked += 1
             elif ended["state"] == "finished":
                 self._done += 1
                 self._durations[stage.spec.kind].append(ended["duration_s"])
@@ -127,6 +137,8 @@ class Progress:
         line.append(f"{stage.title:<34}", style="" if finished else "red")
         if again := ended.get("again"):
             return line.append(f" {ended['state']}: {ended['reason']}; {_how(again)}", style="yellow")
+        if ended["state"] == "stopped":
+            return line.append(f" stopped: {ended['reason']}", style="yellow")
         if not finished:
             return line.append(f" {ended['state']}: {ended.get('reason') or 'no reason given'}", style="red")
         energy = "? J" if ended["energy_j"] is None else f"{ended['energy_j']:,.0f} J"

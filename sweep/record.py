@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 
 from energyaware.energy.carbon import Factors
 from energyaware.energy.holder import Key
+from energyaware.errors import StoppedEarly
 from energyaware.points import reached
 from energyaware.rows import Row
 from energyaware.spec import canonical_json
 from energyaware.stage import Outcome
 from energyaware.store import Store
-from sweep.carry import carry, progress
+from sweep.carry import carry, progress, trained_before
 from sweep.plan import PlannedStage, configuration_columns
 from sweep.totals import Totals, of_window, per_request
 
@@ -83,19 +84,7 @@ def record_finished(
     reached("energy-written")
     own, everything = Totals.of(energy), [*carried, *energy]
     totals = replaced(Totals.of(everything), other_j=own.other_j)
-    epochs = [
-        {
-            **epoch,
-            "energy_j": (part := Totals.of(of_window(everything, "train", epoch["epoch"]))).energy_j,
-            "measured": None if part.kind is None else part.kind == "measured",
-            "duration_s": _duration_s(of_window(everything, "train", epoch["epoch"])),
-            "stage_id": stage_id,
-            "attempt": number,
-            "kept": True,
-        }
-        for epoch in outcome.epochs
-    ]
-    store.write_rows("epochs", attempt.name, epochs)
+    store.write_rows("epochs", attempt.name, _epochs(attempt, outcome.epochs, everything, kept=True))
     store.write_rows(
         "quality", attempt.name, [{**row, "stage_id": stage_id, "attempt": number} for row in outcome.quality]
     )
@@ -139,6 +128,9 @@ def record_unfinished(
     """
     store.write_rows("energy", attempt.name, energy)
     came_to = progress(store, attempt.stage.stage_id, attempt.number)
+    if state == StoppedEarly.state:
+        earlier = trained_before(store, attempt.stage.stage_id, attempt.number)
+        store.write_rows("epochs", attempt.name, _epochs(attempt, came_to.epochs, [*earlier, *energy], kept=False))
     return _write_attempt(
         store,
         attempt,
@@ -150,6 +142,22 @@ def record_unfinished(
         traceback=traceback,
         also=came_to.columns(energy),
     )
+
+
+def _epochs(attempt: Attempt, epochs: Sequence[Row], energy: Sequence[Row], *, kept: bool) -> list[Row]:
+    """Rows of the epochs table, given the rows of energy of all that the attempt trained or went on from."""
+    return [
+        {
+            **epoch,
+            "energy_j": (part := Totals.of(of_window(energy, "train", epoch["epoch"]))).energy_j,
+            "measured": None if part.kind is None else part.kind == "measured",
+            "duration_s": _duration_s(of_window(energy, "train", epoch["epoch"])),
+            "stage_id": attempt.stage.stage_id,
+            "attempt": attempt.number,
+            "kept": kept,
+        }
+        for epoch in epochs
+    ]
 
 
 def _write_attempt(

@@ -23,8 +23,9 @@ from energyaware.versions import versions
 from sweep.budget import keeper
 from sweep.ended import Ended
 from sweep.estimate import at_once_here, forecast
+from sweep.funnel import left_of_rounds
 from sweep.grid import calibration_of, data_ref
-from sweep.left import Left, Wish, idle_rows, left_of
+from sweep.left import Left, Wish, idle_rows
 from sweep.needs import refused_by_machines, settle
 from sweep.plan import Plan, make_plan
 from sweep.recover import forget_checkpoints, take_over
@@ -110,7 +111,11 @@ def run(
         store.write_plan([stage.row() for stage in plan])
         reached("plan-written")
         results = load(store.url)
-        left = left_of(plan, results, versions(), wish)
+        grid = plan
+        plan, left, held = left_of_rounds(sweep, grid, results, versions(), wish)
+        if plan is not grid:
+            store.write_plan([stage.row() for stage in plan])
+            results = load(store.url)
         _tell(sweep, plan, left, console)
         if not left.tries:
             return Ended(len(left.failed), interrupted=False, results=results)
@@ -119,13 +124,17 @@ def run(
         for line in ahead.lines():
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         budget = keeper(sweep, results, gpus)
-        if budget.none_may_start(left.stages):
+        if budget.none_may_start([stage for stage in left.stages if stage.stage_id not in held]):
             return Ended(len(left.failed), interrupted=False, over_budget=True)
         from sweep.session import Setting, run_stages
 
         idle = idle_rows(results)
         return run_stages(
-            Setting(sweep, plan, left, store, lease, hardware.device, gpus, address, source, idle, budget, ship_code),
+            Setting(
+                *(sweep, plan, left, store, lease, hardware.device, gpus, address, source, idle, budget),
+                held=held,
+                ship_code=ship_code,
+            ),
             console,
         )
 

@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -56,6 +56,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         tell: tells the user a line.
         recorded: how an attempt ended whose actor can no longer say so; records it where that is still to be done.
         may_start: asked before a stage is handed out. What may not start waits for what runs, and is left after that.
+        next_round: asked once all is done for what else is to run, until there is nothing.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         tell: Callable[[str], None],
         recorded: Callable[[PlannedStage, int], Row],
         may_start: Callable[[PlannedStage], bool] = lambda _: True,
+        next_round: Callable[[], Sequence[Tries]] = tuple,
     ) -> None:
         super().__init__(metric=METRIC, mode="min")
         stages = list(left)
@@ -78,7 +80,9 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         self._at_work = Counter[Need]()
         self._policy, self._places, self._wait_s = policy, places, wait_s
         self._listener, self._tell, self._recorded, self._may_start = listener, tell, recorded, may_start
+        self._next_round = next_round
         self._refused = set[Need]()
+        self._without_result: dict[str, str] = {}
         self._stopping = False
         self._without_machines_since_s: float | None = None
         self.stopped_by: str | None = None
@@ -122,7 +126,17 @@ class StageSearcher(Searcher):  # type: ignore[misc]
                 return self._hand_out(trial_id, tries, need, place, now_s)
         # What runs may have to be tried again; machines may come back.
         short = any(self._places.place(need) is None for need, _ in heads)
-        return None if self._running or self._waiting.for_later or short else FINISHED
+        if self._running or self._waiting.for_later or short:
+            return None
+        return None if not self._waiting and self._begin_round() else FINISHED
+
+    def _begin_round(self) -> bool:
+        """Whether there is another round. What needs a stage of an earlier one that has no result is blocked."""
+        more = self._next_round()
+        self._waiting.add(more)
+        for stage_id in self._without_result:
+            self._block(stage_id)
+        return bool(more)
 
     def on_trial_complete(self, trial_id: str, result: Row | None = None, error: bool = False) -> None:
         """An attempt ended; what needs a stage that has no result will not run."""
@@ -143,7 +157,8 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         else:
             self._listener("ended", tries.stage, ended)
             if ended["state"] != "interrupted":
-                self._block(tries.stage.stage_id, str(ended["state"]))
+                self._without_result[tries.stage.stage_id] = ended["state"]
+                self._block(tries.stage.stage_id)
 
     def has_workers(self, trial_ids: Iterable[str]) -> None:
         """These trials wait for room no longer."""
@@ -211,13 +226,15 @@ class StageSearcher(Searcher):  # type: ignore[misc]
             self._waiting.put_back(tries)
         return again
 
-    def _block(self, stage_id: str, state: str) -> None:
+    def _block(self, stage_id: str) -> None:
+        ended = self._without_result[stage_id]
+        row = {"state": "stopped" if ended == "stopped" else "blocked", "reason": f"its fine-tuning ended {ended}"}
         for stage in self._waiting.drop_after(stage_id):
-            self._listener("blocked", stage, {"state": "blocked", "reason": f"its fine-tuning ended {state}"})
+            self._listener("blocked", stage, row)
 
     def __getstate__(self) -> dict[str, Any]:
         """For the snapshot that Tune insists on and nobody reads: without what holds a terminal or a lock."""
-        live = {"_listener", "_tell", "_recorded", "_may_start", "_places", "_waiting"}
+        live = {"_listener", "_tell", "_recorded", "_may_start", "_next_round", "_places", "_waiting"}
         return {name: value for name, value in self.__dict__.items() if name not in live}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
@@ -255,10 +272,6 @@ class _Placer(FIFOScheduler):  # type: ignore[misc]
                     tune_controller._unstage_trial_with_resources(trial)
 
 
-def _placement_group(config: Row) -> tune.PlacementGroupFactory:
-    return _group_at(config["place"])
-
-
 @cache
 def _group_at(number: int) -> tune.PlacementGroupFactory:
     """One object for all trials of a place: Tune reuses actors, and their warm gangs, between equal ones."""
@@ -285,7 +298,9 @@ def dispatch(job: Job, searcher: StageSearcher) -> None:
     # Keys of object storage that Tune hands to actors stand in a log of Ray's that all users of a node can read.
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if "AWS_" in name}
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of stages is ours to tell
-    trainable = tune.with_resources(tune.with_parameters(StageTrainable, job=job), _placement_group)
+    trainable = tune.with_resources(
+        tune.with_parameters(StageTrainable, job=job), lambda config: _group_at(config["place"])
+    )
     with tempfile.TemporaryDirectory(prefix="energyaware-") as storage:
         tuner = tune.Tuner(
             trainable,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from analysis.load import load
 from cluster.connect import join
 from cluster.gang import WorkerResources
 from cluster.members import members
@@ -22,6 +23,8 @@ from sweep.accounts import Accounts
 from sweep.ended import Ended
 from sweep.failures import Policy
 from sweep.feasibility import refused_by_models
+from sweep.funnel import narrowed
+from sweep.judge import Judges
 from sweep.metrics import Metrics
 from sweep.needs import refused_by_machines, settle
 from sweep.node_meter import NodeMeters
@@ -33,6 +36,7 @@ from sweep.progress import Progress
 from sweep.schedule import StageSearcher, dispatch
 from sweep.stage_actor import Job
 from sweep.stopping import stopping
+from sweep.tries import Tries
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +49,6 @@ if TYPE_CHECKING:
     from sweep.config import Sweep
     from sweep.left import Left
     from sweep.plan import Plan
-    from sweep.tries import Tries
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Setting:
         source: the sweep file, for errors.
         idle_rows: rows of the nodes table of runs today, which tell nodes' idle power.
         budget: knows what the sweep may still use.
+        held: ids of those to run that a funnel holds back until all others have ended.
         ship_code: have the cluster run this installation's code.
     """
 
@@ -78,6 +82,7 @@ class Setting:
     source: Any
     idle_rows: Sequence[Row]
     budget: Keeper
+    held: frozenset[str] = frozenset()
     ship_code: bool = False
 
 
@@ -101,7 +106,8 @@ def run_stages(setting: Setting, console: Console) -> Ended:
         preflight(setting, console, refuse_shared_gpus=sweep.resources.exclusive != "none")
         nodes = members()
         needs = settle(sweep.resources, setting.gpus_per_worker, nodes, setting.source)
-        unfit = refused_by_machines(setting.left.stages, needs, nodes, setting.source)
+        on_disk = store.root is not None
+        unfit = refused_by_machines(setting.left.stages, needs, nodes, setting.source, one_folder=on_disk)
         sign = StopSign("finetune", "inference")
         session = _Session(setting, console, sign)
         with stopping(session.stop):
@@ -122,6 +128,7 @@ def run_stages(setting: Setting, console: Console) -> Ended:
                 factors=energy_factors,
                 rule=sweep.checkpoints.rule(),
                 stopping=sign,
+                judges=session.judges(),
             )
             return session.dispatch(job, left, Places(needs, meters.nodes))
 
@@ -135,6 +142,7 @@ class _Session:
         self._stopped_by: str | None = None
         self._stopping = threading.Event()
         self._over_budget = False
+        self._plan, self._held = setting.plan, list[Tries]()
         # Nobody could ask for them on a machine whose Ray is started without an agent (`apart_and_light`).
         self._metrics = None if setting.address == "local" else Metrics(setting.sweep.name)
 
@@ -151,7 +159,7 @@ class _Session:
         self._setting.budget.saw(said)
         self._keep_to_budget()
         if self._metrics:
-            self._metrics.update(self._progress.states(), said)
+            self._metrics.update(self._progress.states(), said, self._setting.budget.uses())
 
     def _keep_to_budget(self) -> None:
         """Start no more once a cap is reached, and stop what can go on from a checkpoint."""
@@ -189,17 +197,24 @@ class _Session:
 
     def without_refused(self, refused: dict[str, str]) -> tuple[Tries, ...]:
         """What is left without what is refused, by stage id, or by the models themselves, which the plan then says."""
-        left, plan = self._setting.left, self._setting.plan
+        left, plan = self._setting.left, self._plan
         refused = refused_by_models(stage for stage in left.stages if stage.stage_id not in refused) | refused
         if not refused:
             return left.tries
-        plan = plan.refusing(refused)
+        plan = self._plan = plan.refusing(refused)
         self._setting.store.write_plan([stage.row() for stage in plan])
         for reason in dict.fromkeys(refused.values()):
             self._tell(f"infeasible: {reason}")
         asked = {stage.stage_id for stage in left.stages}
         wanted = {stage.stage_id for stage in plan.minus({stage.stage_id for stage in plan} - asked)}
         return tuple(tries for tries in left.tries if tries.stage.stage_id in wanted)
+
+    def judges(self) -> Judges | None:
+        """Of fine-tunings, where the sweep asks for them."""
+        sweep, store = self._setting.sweep, self._setting.store
+        if sweep.halving is None:
+            return None
+        return Judges(sweep.halving, sweep.ranking.weight, self._plan, load(store.url))
 
     def dispatch(self, job: Job, left: tuple[Tries, ...], places: Places) -> Ended:
         """Run these stages, and account for whatever ended."""
@@ -210,8 +225,12 @@ class _Session:
         self._progress = progress
         policy = Policy(setting.sweep.failures.retries, setting.sweep.failures.backoff_s)
         wait_s = 60 * setting.sweep.resources.wait_minutes
+        self._held = [tries for tries in left if tries.stage.stage_id in setting.held]
+        first = [tries for tries in left if tries.stage.stage_id not in setting.held]
         searcher = self._searcher = StageSearcher(
-            left, policy, places, wait_s, progress, self._tell, accounts.of_dead, budget.may_start
+            *(first, policy, places, wait_s, progress, self._tell, accounts.of_dead),
+            may_start=budget.may_start,
+            next_round=self._next_round,
         )
         threading.Thread(target=self._watch_lease, daemon=True).start()
         interrupted = False
@@ -227,8 +246,24 @@ class _Session:
         if interrupted or stopped_by or self._stopping.is_set():
             return Ended(progress.failed, interrupted=True, stopped_by=stopped_by)
         over_budget = self._over_budget or budget.refused
-        is_left = searcher.waiting > 0
+        is_left = searcher.waiting > 0 or bool(self._held)
         return Ended(progress.failed, is_left and not over_budget, over_budget=is_left and over_budget)
+
+    def _next_round(self) -> Sequence[Tries]:
+        """What a funnel has held back, without what is not worth running. Empty the second time."""
+        held, self._held = self._held, []
+        if not held:
+            return ()
+        try:
+            plan = narrowed(self._setting.sweep, self._plan, load(self._setting.store.url))
+        except InputError as problem:
+            self._held, self._stopped_by = held, f"the funnel cannot choose: {problem}"
+            self.stop()
+            return ()
+        self._setting.store.write_plan([stage.row() for stage in plan])
+        skipped = {stage.stage_id for stage in plan if stage.state == "skipped"}
+        self._progress.skip(skipped)
+        return [tries for tries in held if tries.stage.stage_id not in skipped]
 
     def _watch_lease(self) -> None:
         self._setting.lease.lost.wait()

@@ -199,6 +199,34 @@ class Budget(Part):
     """Price of the joules, PUE applied, in the currency of energy.price_per_kwh, which it needs."""
 
 
+class Strategy(Part):
+    """Which stages of the grid are run."""
+
+    kind: Literal["grid", "funnel"] = "grid"
+    """grid: all. funnel: every precision without pruning first; prunings on the best precisions of each model alone,
+    as `ranking` has it."""
+    keep: Count = 2
+    """How many precisions prunings are tried on by a funnel, and those that tie with the last of them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
+class Halving(Part):
+    """Stops fine-tunings that others are ahead of, by asynchronous successive halving.
+
+    At certain epochs each is held against those of its model and seed that have come so far, by joules and validation
+    loss weighed as `ranking.weight` says. It is kept as a row, in state stopped, and its inferences are not run.
+    """
+
+    eta: Annotated[int, Field(ge=2)] = 2
+    """Of those that come so far, the best one in so many goes on."""
+    from_epoch: Count = 1
+    """The first epoch after which they are compared; then after eta times as many, and so on."""
+
+
 class RankingChoice(Part):
     """What `energyaware rank` uses unless told otherwise."""
 
@@ -208,5 +236,8 @@ class RankingChoice(Part):
     """Requests over which the joules of a fine-tuning are spread."""
     phi: Literal["minmax", "ratio"] = "minmax"
     """Normalisation of energy."""
+    metric: Literal["request", "token", "correct", "edp", "carbon", "cost"] = "request"
+    """What of energy is normalised: joules per request, per token or per correct answer, energy-delay product, carbon
+    or cost per request."""
     allow_mixed: bool = False
     """Rank measured and estimated energy against each other, which is otherwise refused."""

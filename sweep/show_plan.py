@@ -12,11 +12,12 @@ from rich.text import Text
 from analysis.estimate import Estimate
 from sweep.config import Sweep
 from sweep.estimate import Forecast
+from sweep.funnel import held_back
 from sweep.plan import Plan, PlannedStage
 
 
 def as_json(sweep: Sweep, plan: Plan, finished: Collection[str], ahead: Forecast | None = None) -> str:
-    """Stages with id, kind, needs, settings, state (planned, finished, infeasible), reason and estimate.
+    """Stages with id, kind, needs, settings, state (planned, finished, infeasible, skipped), reason and estimate.
 
     And `estimate` for all that are left, where it is given; null is unknown.
     """
@@ -49,7 +50,33 @@ def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
 
 
 def as_table(sweep: Sweep, plan: Plan, finished: Collection[str], ahead: Forecast | None = None) -> Group:
-    """One line per stage, and above it what sharing saves and what is left will take."""
+    """For a terminal: one line per stage, and above it what sharing saves and what is left will take."""
+    headings, rows = _cells(plan, finished)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for name in headings:
+        table.add_column(name, no_wrap=name != "state", overflow="fold")
+    for stage, cells in zip(plan, rows, strict=True):
+        *others, state = map(Text, cells)
+        state.stylize({"finished": "green", "infeasible": "yellow", "skipped": "dim"}.get(_state(stage, finished), ""))
+        table.add_row(*others, state)
+    return Group(*map(Text, _above(sweep, plan, finished, ahead)), table)
+
+
+def as_text(sweep: Sweep, plan: Plan, finished: Collection[str], ahead: Forecast | None = None) -> str:
+    """The same for a file or a pipe: lines as long as they are, and ten thousand of them at once."""
+    headings, rows = _cells(plan, finished)
+    lines = [headings, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = (" ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return "\n".join([*_above(sweep, plan, finished, ahead), *padded])
+
+
+def _above(sweep: Sweep, plan: Plan, finished: Collection[str], ahead: Forecast | None) -> list[str]:
+    return [_summary(sweep, plan, finished), *(ahead.lines() if ahead else ())]
+
+
+def _cells(plan: Plan, finished: Collection[str]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and the cells of each stage's line, the state last."""
     columns: dict[str, Callable[[PlannedStage], str]] = {
         "stage": lambda stage: stage.stage_id,
         "kind": lambda stage: stage.spec.kind,
@@ -62,17 +89,8 @@ def as_table(sweep: Sweep, plan: Plan, finished: Collection[str], ahead: Forecas
     for axis in ("model", "seed"):  # what is the same in all lines says nothing in a line
         if len({columns[axis](stage) for stage in plan}) == 1:
             del columns[axis]
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for name in columns:
-        table.add_column(name, no_wrap=True)
-    table.add_column("state", overflow="fold")
-    for stage in plan:
-        state = _state(stage, finished)
-        style = {"finished": "green", "infeasible": "yellow"}.get(state, "")
-        reason = f": {stage.reason}" if stage.reason else ""
-        table.add_row(*(Text(cell(stage)) for cell in columns.values()), Text(state + reason, style=style))
-    lines = [_summary(sweep, plan, finished), *(ahead.lines() if ahead else ())]
-    return Group(*map(Text, lines), table)
+    columns["state"] = lambda stage: _state(stage, finished) + (f": {stage.reason}" if stage.reason else "")
+    return list(columns), [[cell(stage) for cell in columns.values()] for stage in plan]
 
 
 def _summary(sweep: Sweep, plan: Plan, finished: Collection[str]) -> str:
@@ -89,7 +107,16 @@ def _summary(sweep: Sweep, plan: Plan, finished: Collection[str]) -> str:
     ]
     parts += [f"{done} done"] if done else []
     parts += [f"{infeasible} infeasible"] if infeasible else []
+    parts += [_of_funnel(sweep, plan, finished)] if sweep.strategy.kind == "funnel" else []
     return ", ".join(parts)
+
+
+def _of_funnel(sweep: Sweep, plan: Plan, finished: Collection[str]) -> str:
+    """How many stages wait for the best precisions to be known, or were skipped since."""
+    if skipped := sum(stage.state == "skipped" for stage in plan):
+        return f"{skipped} skipped by the funnel"
+    held = len({stage.stage_id for stage in plan.minus(finished)} & held_back(sweep.strategy, plan))
+    return f"{held} that the funnel runs for the best {sweep.strategy.keep} precisions alone"
 
 
 def _state(stage: PlannedStage, finished: Collection[str]) -> str:

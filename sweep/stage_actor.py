@@ -24,10 +24,13 @@ from energyaware.rows import Row
 from energyaware.spec import FinetuneSpec, StageSpec
 from energyaware.stage import Outcome, run_stage, warm_up
 from energyaware.store import Store
+from sweep.carry import trained_before
 from sweep.failures import Ending, ending, micro_batch_of
+from sweep.judge import Judge, Judges
 from sweep.node_meter import Meter, MeterBook, StageWindows, answered, end, end_lost, forget
 from sweep.plan import PlannedStage
 from sweep.record import Attempt, record_finished, record_unfinished
+from sweep.totals import known_sum
 
 
 class NodeLost(Exception):
@@ -49,6 +52,7 @@ class Job:
         factors: of carbon and cost.
         rule: when fine-tunings leave checkpoints.
         stopping: whether the run is being stopped.
+        judges: of fine-tunings that others may be ahead of; None: all are trained to their end.
     """
 
     sweep: str
@@ -61,6 +65,15 @@ class Job:
     factors: Factors
     rule: CheckpointRule
     stopping: StopSign
+    judges: Judges | None = None
+
+    def judge_of(self, attempt: Attempt, meters: list[Meter]) -> Judge | None:
+        """Whom an attempt at a fine-tuning asks whether others are too far ahead; None: nobody is asked."""
+        if self.judges is None or not isinstance(attempt.stage.spec, FinetuneSpec):
+            return None
+        stage_id = attempt.stage.stage_id
+        carried_j = known_sum(row["energy_j"] for row in trained_before(self.store, stage_id, attempt.number))
+        return self.judges.of(stage_id, attempt.stage.spec, meters, carried_j)
 
 
 class StageTrainable(tune.Trainable):  # type: ignore[misc]
@@ -153,7 +166,8 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
         spec: StageSpec = attempt.stage.spec
         if isinstance(spec, FinetuneSpec):
             spec = replace(spec, micro_batch_size=attempt.micro_batch_size)
-        keeping = Keeping(attempt.number, self._job.rule, self._job.stopping.of(spec.kind))
+        stopping, judge = self._job.stopping.of(spec.kind), self._job.judge_of(attempt, meters)
+        keeping = Keeping(attempt.number, self._job.rule, stopping, judge)
 
         def arguments(rank: Rank) -> tuple[str, StageSpec, Rank, GangMeter, Store, Keeping]:
             meter = at_node[gang.node_ids[rank.rank]]

@@ -24,14 +24,21 @@ class Waiting:
     """
 
     def __init__(self, left: Iterable[Tries], need_of: Callable[[StageSpec], Need]) -> None:
-        stages = list(left)
         self._need_of = need_of
-        self._position = {tries.stage.stage_id: position for position, tries in enumerate(stages)}
-        self._ids = set(self._position)
-        self._unfinished = set(self._position)
+        self._position: dict[str, int] = {}
+        self._ids, self._unfinished = set[str](), set[str]()
         self._after: dict[str, list[Tries]] = defaultdict(list)
         self._ready: dict[Need, list[Entry]] = defaultdict(list)
         self._later: list[tuple[float, int, Tries]] = []
+        self.add(left)
+
+    def add(self, left: Iterable[Tries]) -> None:
+        """These are to run, too, after those that are there."""
+        stages = list(left)
+        ids = [tries.stage.stage_id for tries in stages]
+        self._position |= {stage_id: position for position, stage_id in enumerate(ids, len(self._position))}
+        self._ids.update(ids)
+        self._unfinished.update(ids)
         for tries in stages:
             for need in self._missing(tries):
                 self._after[need].append(tries)

@@ -117,3 +117,14 @@ def test_the_overhead_benchmark_runs_both_sides_small(tmp_path):
     report, _ = report_of(tmp_path, "stage_overhead.py", *small.split())
     assert len(report["ours"]["all_s"]) == 2
     assert len(report["peer"]["all_s"]) == 1
+
+
+@pytest.mark.timeout(600)
+def test_the_ranking_benchmark_ranks_as_its_peers_do(tmp_path):
+    """Small; it stops where the rows of one differ from those of another."""
+    report, printed = report_of(tmp_path, "ranking_speed.py", "--rows", "1000", "--runs", "1")
+    (size,) = report["sizes"]
+    assert (size["energy_rows"], size["configurations"]) == (990, 40)
+    assert set(size["tools"]) == {"energyaware", "DuckDB", "DuckDB, trusting", "pandas", "pandas, trusting"}
+    assert all(tool["s"]["median"] > 0 and tool["peak_mib"]["median"] > 50 for tool in size["tools"].values())
+    assert "| 990 | energyaware |" in printed

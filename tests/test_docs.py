@@ -73,7 +73,7 @@ def test_the_examples_of_the_sweep_files_page_are_what_they_say(tmp_path):
 @pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_the_readmes_commands_run_in_a_fresh_environment(tmp_path):
-    """Installs the light base into a new environment: all but run, resume, meters work there, without ray and torch."""
+    """Installs the light base into a new environment: most work there, without ray and torch."""
     clone = tmp_path / "clone"
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -103,16 +103,23 @@ def test_the_readmes_commands_run_in_a_fresh_environment(tmp_path):
     ).stdout
     assert not re.search(r"^(ray|torch|transformers)=", installed, re.MULTILINE)
 
-    with_run = Path(sys.executable).parent
-    for command in COMMANDS:
-        needs_run = shlex.split(command)[1] in {"run", "resume", "meters"}
-        path = f"{with_run if needs_run else fresh / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path}
-        done = subprocess.run(
+    def run(command, programs):
+        environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+        return subprocess.run(
             command, shell=True, cwd=clone, env=environment, capture_output=True, text=True, check=False
         )
+
+    with_extras = Path(sys.executable).parent
+    for command in COMMANDS:
+        needs_report = shlex.split(command)[1] in {"report", "figures", "statistics"}
+        needs_run = shlex.split(command)[1] in {"run", "resume", "meters"}
+        done = run(command, with_extras if needs_run or needs_report else fresh / "bin")
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         assert done.stdout.strip(), command
+        if needs_report:
+            refused = run(command, fresh / "bin")
+            assert refused.returncode == 2, command
+            assert "energyaware[report]" in refused.stderr
 
 
 def test_run_without_the_run_extra_says_what_to_install():

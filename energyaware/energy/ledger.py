@@ -24,7 +24,7 @@ from energyaware.energy.baseline import Baseline
 from energyaware.energy.carbon import Factors
 from energyaware.energy.holder import Holder, Key, Shares, Times
 from energyaware.energy.node_rows import node_row
-from energyaware.energy.window import IDLE, OTHER, UNATTRIBUTED, Window
+from energyaware.energy.window import IDLE, OTHER, UNATTRIBUTED, Window, worked_j
 from energyaware.errors import MeterLost, StageError
 from energyaware.rows import Row
 
@@ -197,7 +197,8 @@ class Ledger:
     def now(self) -> dict[str, Any]:
         """What is open, joules so far of the attempts at work, and of the node at the last heartbeat.
 
-        For showing what goes on: unknown parts are left out.
+        For showing what goes on: unknown parts are left out, but of `worked`, which has the joules of an attempt's
+        windows without those around its work, and is None where one of them is not known.
         """
         return {
             "open": [(*h.key, h.current.name, h.current.epoch, h.current.duration_s) for h in self._holders.values()],
@@ -205,6 +206,7 @@ class Ledger:
                 stage_id: sum(a.energy_j for window in holder.windows for a in window.accounts.values())
                 for (stage_id, _), holder in self._holders.items()
             },
+            "worked": {stage_id: worked_j(holder.windows) for (stage_id, _), holder in self._holders.items()},
             "heartbeat": self._at_tick,
         }
 

@@ -170,3 +170,9 @@ def _mean(values: list[float]) -> float | None:
 
 def _order(channel: Channel) -> tuple[str, str]:
     return channel.component, channel.device or ""
+
+
+def worked_j(windows: Iterable[Window]) -> float | None:
+    """Joules of windows of work, without those around it; None if a part is not known."""
+    accounts = [account for window in windows if window.name not in AROUND for account in window.accounts.values()]
+    return None if any(account.reason for account in accounts) else sum(account.energy_j for account in accounts)

@@ -42,8 +42,8 @@ def test_every_table_has_its_schema_even_where_it_is_missing(lab):
     assert results.problems == []
     assert results.has_plan
     for name, frame in results.tables().items():
-        schema = SCHEMAS[name]
-        assert frame.collect_schema() == pl.DataFrame(schema.empty_table()).schema
+        schema = pl.DataFrame(SCHEMAS[name].empty_table()).schema
+        assert frame.collect_schema() == pl.Schema(schema | {"sweep": pl.String()})
     heights = {name: frame.collect().height for name, frame in results.tables().items()}
     assert heights == {"plan": 3, "stages": 3, "attempts": 1, "epochs": 0, "quality": 2, "energy": 0, "nodes": 0}
 
@@ -305,8 +305,9 @@ def test_an_older_schema_is_filled_with_null_and_integers_become_floats(lab):
     assert results.problems == []
     assert row["energy_j"] == 7.0
     assert isinstance(row["energy_j"], float)
-    assert {name for name, value in row.items() if value is not None} == {"stage_id", "kind", "energy_j"}
+    assert {name for name, value in row.items() if value is not None} == {"stage_id", "kind", "energy_j", "sweep"}
     assert list(row) == SCHEMAS["stages"].names
+    assert row["sweep"] == "results", "the folder's name, for there is no sweep file"
 
 
 def under_schema_2(lab: Lab, table: str, name: str) -> None:

@@ -1,5 +1,9 @@
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -33,6 +37,9 @@ def lab(tmp_path: Path) -> Lab:
         ("SELECT task, AVG(value) AS v FROM quality GROUP BY task", [{"task": "root_cause", "v": 0.8}]),
         ("WITH best AS (SELECT * FROM ranking WHERE rank = 1) SELECT precision FROM best", [{"precision": "B"}]),
         ("SELECT stage_id FROM stages WHERE precision = 'drop; delete' OR stage_id = 'a'", [{"stage_id": "a"}]),
+        ("SELECT COUNT(*) AS n FROM stages WHERE state LIKE '%read_timeout%' OR state = 'scan_x'", [{"n": 0}]),
+        ("SELECT COUNT(*) AS n FROM stages; /* that was all */", [{"n": 3}]),
+        ('SELECT COUNT(*) AS "delete; (n)" FROM nodes', [{"delete; (n)": 0}]),
         (
             "SELECT s.precision, q.value FROM stages s JOIN quality q ON s.stage_id = q.stage_id ORDER BY 1 LIMIT 1",
             [{"precision": "A", "value": 0.8}],
@@ -73,6 +80,25 @@ def test_the_ranking_table_takes_the_weight_and_requests(lab):
         "SELECT * FROM read_csv('/etc/passwd')",
         "SELECT * FROM READ_PARQUET ('{file}')",
         "SELECT * FROM \"read_parquet\"('{file}')",
+        "SELECT * FROM `read_parquet`('{file}')",
+        "SELECT * FROM rEaD_pArQuEt\n(\n'{file}')",
+        "SELECT * FROM read_parquet -- why not\n('{file}')",
+        "SELECT * FROM read_parquet/* /* */ */('{file}')",
+        "SELECT * FROM \"read_parquet\"\u00a0('{file}')",
+        "SELECT $$'$$ AS a FROM read_parquet('{file}') WHERE $$'$$ = ''",
+        "SELECT stage_id FROM stages WHERE stage_id IN (SELECT stage_id FROM read_parquet('{file}'))",
+        "SELECT stage_id FROM stages UNION ALL SELECT stage_id FROM read_parquet('{file}')",
+        "WITH x AS (FROM read_parquet('{file}')) SELECT * FROM x",
+        "SELECT * FROM (FROM read_parquet('{file}'))",
+        "SELECT * FROM read_json('{file}')",
+        "SELECT * FROM read_ndjson('{file}')",
+        "SELECT * FROM read_ipc('{file}')",
+        "FROM read_parquet('{file}')",
+        "COPY stages TO '{file}'",
+        "SELECT * FROM stages FOR UPDATE",
+        "(SELECT 1) INTO OUTFILE '{file}'",
+        "ATTACH '{file}' AS x",
+        "SET x = 1",
         "SELECT * FROM read_parquet /* ; */ ('{file}')",
         "SELECT '/*' AS a FROM read_parquet('{file}') WHERE '*/' = ''",
         "SELECT * FROM '{file}'",
@@ -119,6 +145,25 @@ def test_a_ranking_that_is_refused_is_refused_in_sql_and_other_tables_are_not(la
     assert query(lab.results(), sql, allow_mixed=True).rows() == [("mixed", True)]
 
 
+def test_what_an_error_repeats_of_a_statement_cannot_command_a_terminal(lab):
+    with pytest.raises(InputError) as caught:
+        query(lab.results(), 'SELECT "\x1b[31m\u202e" FROM stages')
+    assert str(caught.value).isprintable()
+
+
+def test_deep_nesting_is_an_error_of_one_line(lab):
+    with pytest.raises(InputError) as caught:
+        query(lab.results(), f"SELECT {'(' * 2000}1{')' * 2000}")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_ranking_table_takes_what_the_ranking_takes(lab):
+    results = lab.results()
+    sql = "SELECT precision FROM ranking ORDER BY precision"
+    assert query(results, sql, gpu_kind="H200").rows() == [("A",), ("B",)]
+    assert query(results, sql, gpu_kind="A100").rows() == []
+
+
 def test_rows_as_json_csv_and_table(lab):
     lab.inference("c", precision="[red]C\x1b[31m", needs=None, energy=float("nan"), finished_at=None)
     frame = query(
@@ -143,3 +188,73 @@ def test_lists_of_records_survive_csv_as_json(lab):
     text = render(query(lab.results(), "SELECT quality FROM ranking LIMIT 1"), "csv")
     (row,) = pl.read_csv(io.StringIO(text))["quality"]
     assert json.loads(row) == [{"task": "root_cause", "metric": "accuracy", "value": 0.8}]
+
+
+def run_query(lab, *arguments, **more):
+    lab.results()
+    command = [Path(sys.executable).with_name("energyaware"), "query", lab.folder, *arguments]
+    return subprocess.run(command, capture_output=True, check=False, **more)
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "parquet"])
+def test_every_format_can_be_written_to_a_file(lab, tmp_path, form):
+    file = tmp_path / "out"
+    sql = "SELECT stage_id, needs, energy_j, marks, finished_at FROM stages ORDER BY stage_id"
+    done = run_query(lab, sql, "--format", form, "-o", file)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    expected = query(lab.results(), sql)
+    read = {
+        "parquet": lambda: pl.read_parquet(file),
+        "csv": lambda: pl.read_csv(file).with_columns(pl.col("needs").str.split(" ")),
+        "json": lambda: pl.DataFrame(json.loads(file.read_text())),
+        "table": lambda: pl.DataFrame({"stage_id": re.findall(r"^ *(ft|a|b) ", file.read_text(), re.MULTILINE)}),
+    }[form]()
+    assert read["stage_id"].to_list() == ["a", "b", "ft"]
+    if form == "parquet":
+        assert read.equals(expected)
+
+
+def test_a_table_in_a_file_is_as_wide_as_it_is(lab, tmp_path):
+    run_query(lab, "SELECT * FROM stages ORDER BY stage_id", "-o", tmp_path / "out")
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert sum("root_cause" in line and "H200" in line for line in lines) == 3, "each row on one line"
+
+
+def test_parquet_goes_to_a_pipe_but_not_to_a_terminal(lab):
+    piped = run_query(lab, "SELECT 1 AS one", "--format", "parquet")
+    assert pl.read_parquet(io.BytesIO(piped.stdout))["one"].to_list() == [1]
+    ours, theirs = os.openpty()
+    lab.results()
+    command = [Path(sys.executable).with_name("energyaware"), "query", lab.folder, "SELECT 1", "--format", "parquet"]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, check=False)
+    os.close(theirs)
+    os.close(ours)
+    assert done.returncode == 2
+    assert done.stderr == b"error: --format: parquet is not for a terminal: name a file with -o, or pipe it\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("results/stages/z.parquet", "which a query does not change"),
+        ("results/../results/z.parquet", "which a query does not change"),
+        ("nowhere/z.parquet", "cannot be written: No such file or directory"),
+        (".", "cannot be written: Is a directory"),
+    ],
+)
+def test_where_an_answer_cannot_go_is_said_in_one_line(lab, tmp_path, name, problem):
+    done = run_query(lab, "SELECT 1", "--format", "parquet", "-o", tmp_path / name)
+    assert done.returncode == 2
+    assert done.stderr.decode().count("\n") == 1
+    assert problem in done.stderr.decode()
+    assert lab.results().problems == []
+
+
+def test_several_folders_are_asked_as_one(lab, tmp_path):
+    other = Lab(tmp_path / "other")
+    other.inference("c", precision="C", needs=None)
+    other.results()
+    sql = "SELECT sweep, COUNT(*) AS n FROM stages GROUP BY sweep ORDER BY sweep"
+    done = run_query(lab, other.folder, sql, "--format", "csv")
+    assert done.stdout.decode().splitlines() == ["sweep,n", "other,1", "results,3"]
+    assert done.returncode == 0

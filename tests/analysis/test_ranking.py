@@ -347,7 +347,7 @@ def test_one_device_for_fine_tuning_and_another_for_serving_is_no_mix(lab):
     lab.inference("a", precision="A", device_name="A100")
     lab.inference("b", precision="B", device_name="A100")
     assert not any(row["mixed"] for row in ranked(lab))
-    assert answer(lab.results()).notes == ["all rows have the same energy per request: phi is 1 and says nothing"]
+    assert not any("mixed" in note for note in answer(lab.results()).notes)
 
 
 def test_carbon_is_unknown_without_a_factor_and_the_ranking_is_unharmed(lab):

@@ -8,9 +8,11 @@ import pytest
 from rich.console import Console
 
 from analysis import answer
-from analysis.show import as_csv, as_json, as_table
+from analysis.ranking_table import as_table
+from analysis.show import as_csv, as_json
 from tests.analysis.builders import Lab
 
+GOLDEN = Path(__file__).parent / "golden"
 QUALITY = {"root_cause": {"accuracy": 0.9, "macro_f1": 0.8}, "response": {"bleu": 1 / 3}}
 PRUNED = {"pruning": "magnitude-50%", "pruning_applied": "after", "realisation": "simulated"}
 
@@ -28,10 +30,64 @@ def lab(tmp_path: Path) -> Lab:
     return lab
 
 
-def printed(lab: Lab, width: int = 100, **options) -> str:
+def printed(lab: Lab, width: int = 100, *, weights: bool = False, break_even: bool = False, **options) -> str:
     console = Console(width=width, file=io.StringIO())
-    console.print(as_table(answer(lab.results(), **options)))
-    return console.file.getvalue()
+    console.print(as_table(answer(lab.results(), **options), weights=weights, break_even=break_even))
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def ranked_lines(text: str) -> list[str]:
+    """The rows of the ranking as they are printed."""
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if "──" in line) + 1
+    return lines[start : lines.index("", start)]
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Lab:
+    """Three precisions, dense and pruned in two ways, and a base model, under three seeds; synthetic figures."""
+    lab = Lab(tmp_path / "grid")
+    prunings = [("none", None, "none", 1.0, 0.0), ("wanda-2:4", "after", "simulated", 1.0, 0.03)]
+    prunings += [("neurons-50%", "before", "physical", 0.6, 0.09)]
+
+    def serve(stage_id: str, energy: float, accuracy: float, **more) -> None:
+        drawn = sum(map(ord, stage_id)) % 5 - 2
+        quality = {"root_cause": {"accuracy": round(accuracy + 0.015 * drawn, 3)}}
+        lab.inference(stage_id, energy=energy * (1 + 0.01 * drawn), quality=quality, **more)
+
+    for seed in range(3):
+        base = {"precision": "bf16", "finetune_method": "none", "needs": None}
+        serve(f"base-{seed}", 2.2, 0.6, seed=seed, **base)
+        for precision, request_j, accuracy in [("fp32", 4.0, 0.91), ("bf16", 2.2, 0.905), ("nf4", 1.1, 0.83)]:
+            trained = {"precision": precision, "finetune_precision": precision, "seed": seed}
+            tuned = lab.finetune(f"{precision}-{seed}", energy_j=3000 * request_j * (1 + 0.02 * seed), **trained)
+            for pruning, applied, realisation, share, lost in prunings:
+                pruned = {"pruning": pruning, "pruning_applied": applied, "realisation": realisation}
+                name = f"{precision}-{pruning[:4]}-{seed}"
+                serve(name, request_j * share, accuracy - lost, needs=tuned, **pruned, **trained)
+    lab.inference("fp8", precision="fp8", finetune_precision="fp8", needs=None, run=False)
+    lab.infeasible("fp8", "fp8 needs a GPU")
+    return lab
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_whole_answer_as_people_read_it(grid, width):
+    text = printed(grid, width, weights=True, break_even=True)
+    assert text == (GOLDEN / f"rank-{width}.txt").read_text()
+
+
+def test_the_whole_answer_as_programs_read_it(lab):
+    content = json.loads(as_json(answer(lab.results())))
+    assert rounded(content) == rounded(json.loads((GOLDEN / "rank.json").read_text()))
+
+
+def rounded(value):
+    """Floats to nine digits: the last ones depend on the processor."""
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 def test_json_has_the_agreed_keys(lab):
@@ -91,10 +147,13 @@ def test_csv_of_an_empty_ranking_is_its_heading(tmp_path):
     assert as_csv(answer(lab.results())).count("\n") == 1
 
 
-def test_notes_stand_above_the_table_and_left_out_below(lab):
+def test_the_sentence_stands_first_then_the_table_then_notes_then_who_is_left_out(lab):
     text = printed(lab)
-    mark, table = text.index("* simulated pruning"), text.index("R = 0.5 phi + 0.5 rho")
-    assert mark < table < text.index("left out: 2")
+    first, table = (
+        text.index("bf16 + magnitude-50% and bf16 share the first place of 3"),
+        text.index("R = 0.5 phi + 0.5 rho"),
+    )
+    assert first == 0 < table < text.index("* simulated pruning") < text.index("left out: 2")
     assert "int8 needs [bold]a GPU" in text
 
 
@@ -107,11 +166,12 @@ def test_a_row_left_out_says_in_which_precision_it_was_tuned_where_that_is_anoth
     assert "int8→int8" not in text
 
 
-def test_that_all_energy_is_estimated_is_said_above_the_table(tmp_path):
+def test_that_all_energy_is_estimated_is_said(tmp_path):
     lab = Lab(tmp_path)
     lab.inference("a", needs=None, measured=False)
     text = printed(lab)
-    assert text.index("all energy is estimated") < text.index("R = 0.5")
+    assert "over 10000 requests, joules estimated" in text
+    assert "all energy is estimated" in text
     lab.energy("a", {"component": "cpu", "measured": False}, {"component": "gpu"})
     assert "all energy is estimated" not in printed(lab)
     assert "energy is estimated in part in every row" in printed(lab)
@@ -166,7 +226,7 @@ def test_the_table_fits_100_columns_and_cuts_nothing(lab):
     text = printed(lab)
     assert max(map(len, text.splitlines())) <= 100
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
-    for part in ("J/request", "g CO2e", "J tuning", "1.82 *", "measured", "fp32", "1,234"):
+    for part in ("J/request", "g CO2e", "J tuning", "1.82 *", "joules measured", "fp32", "1,234"):
         assert part in text
 
 
@@ -180,7 +240,7 @@ def test_a_large_grid_fits_80_columns_with_its_numbers_whole_and_what_is_left_ou
         lab.infeasible(f"i{number}", "fp8 needs a GPU")
     text = printed(lab, width=80)
     assert max(map(len, text.splitlines())) <= 80
-    assert [line.split()[0] for line in text.splitlines() if "bf16→nf4-dq" in line] == [str(n) for n in range(1, 21)]
+    assert [line.split()[0] for line in ranked_lines(text) if "nf4-dq" in line] == [str(n) for n in range(1, 21)]
     assert "1,019" in text
     assert "left out: 20" in text
     assert [line.split() for line in text.splitlines() if "bf16→fp8" in line] == [
@@ -198,3 +258,61 @@ def test_names_are_shown_and_not_obeyed(lab):
     lab.inference("h", precision="[blink]\x1b[2J\n", needs=None)
     assert "[blink]\N{REPLACEMENT CHARACTER}[2J" in printed(lab)
     assert "\x1b[2J" not in printed(lab)
+
+
+def test_equal_scores_share_a_marked_rank(tmp_path):
+    lab = Lab(tmp_path)
+    # phi = 1, 0.5, 0 and rho = 0.1, 0.6, 0.2: R = 0.55, 0.55, 0.1
+    for precision, energy, accuracy in [("nf4", 1.0, 0.1), ("bf16", 2.0, 0.6), ("fp32", 3.0, 0.2)]:
+        lab.inference(precision, precision=precision, needs=None, energy=energy, quality={"t": {"x": accuracy}})
+    text = printed(lab)
+    assert [line.split()[0] for line in ranked_lines(text)] == ["1=", "1=", "3"]
+    assert "= equal scores share a rank" in text
+    assert "nf4 comes before bf16; with ratio it does not" in " ".join(text.split())
+
+
+def test_who_cannot_be_told_apart_from_the_best_is_marked(tmp_path):
+    lab = Lab(tmp_path)
+    for seed, (one, two) in enumerate([(0.80, 0.82), (0.84, 0.80), (0.82, 0.83)]):
+        for precision, accuracy, energy in [("nf4", one, 1.0), ("int8", two, 1.0), ("fp32", 0.5, 4.0)]:
+            common = {"precision": precision, "needs": None, "seed": seed}
+            lab.inference(f"{precision}{seed}", energy=energy + 0.01 * seed, quality={"t": {"x": accuracy}}, **common)
+    text = printed(lab)
+    assert [line.split()[0] for line in ranked_lines(text)] == ["1~", "2~", "3"]
+    assert "~ cannot be told apart from the best one" in text
+
+
+def test_what_it_was_ranked_by_is_what_the_table_shows(lab):
+    assert "J/correct" in printed(lab, metric="correct")
+    assert json.loads(as_json(answer(lab.results(), metric="correct")))["metric"] == "correct"
+
+
+def test_what_is_not_known_to_vary_has_no_interval_and_the_notes_say_why(lab):
+    text = " ".join(printed(lab).split())
+    assert "95 %" not in text
+    assert "how sure that is, what was measured cannot tell" in text
+    assert "intervals, in 2 of 3 configurations: its energy was measured once, under one seed" in text
+    assert text.count("scores and ranks have no interval: 3 of 3 configurations have none of quality") == 1
+
+
+def test_break_even_is_given_for_the_first_rows_the_baseline_and_who_was_not_fine_tuned(tmp_path):
+    lab = Lab(tmp_path)
+    for number in range(40):
+        tuned = lab.finetune(f"ft{number}", energy_j=1000.0 + number)
+        lab.inference(f"r{number}", precision=f"p{number}", needs=tuned, energy=1.0, quality={"t": {"x": 0.9}})
+    lab.inference("base", precision="bf16", needs=None, energy=9.0, quality={"t": {"x": 0.2}})
+    found = answer(lab.results())
+    assert found.break_even.height == 31 * 30 / 2
+    last = found.break_even.filter(second=found.rows["configuration"][-1])
+    assert last["requests"].to_list() == pytest.approx([(1000 + number) / 8 for number in range(30)])
+
+
+def test_of_a_large_grid_only_changes_among_the_first_places_are_listed(tmp_path):
+    lab = Lab(tmp_path)
+    for number in range(60):
+        quality = {"t": {"x": round(0.5 + 0.008 * (number * 7 % 60), 3)}}
+        lab.inference(f"r{number}", precision=f"p{number}", needs=None, energy=1.0 + number * 11 % 60, quality=quality)
+    found = answer(lab.results())
+    assert found.rows.height == 60
+    assert found.weights.crossings["rank"].max() <= 10
+    assert len(printed(lab, weights=True, break_even=True).splitlines()) < 60 + 60

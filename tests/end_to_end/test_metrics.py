@@ -30,6 +30,7 @@ finetune: {{method: lora, steps: 1000000, batch_size: 8, sequence_length: 64, lo
 inference: {{batch_size: 4, max_new_tokens: 4, min_window_s: 0.1, repeats: 1}}
 resources: {{workers: 1, cpus_per_worker: 1, device: cpu}}
 energy: {{idle_s: 0.2, heartbeat_s: 0.5}}
+budget: {{kwh: 1}}
 """
 PORTS = """
 import json, ray, sys
@@ -81,7 +82,8 @@ def scrape(host, url):
     for name, labels, value in LINE.findall(host.run([sys.executable, "-c", SCRAPE, url]).stdout):
         labelled = dict(re.findall(r'(\w+)="([^"]*)"', labels))
         assert labelled["sweep"] == "watched"
-        values[(name, *(labelled[key] for key in ("state", "node", "component") if key in labelled))] = float(value)
+        own = [labelled[key] for key in ("state", "node", "component", "cap") if key in labelled]
+        values[(name, *own)] = float(value)
     return values
 
 
@@ -129,6 +131,9 @@ def test_joules_power_and_stages_of_a_running_sweep_are_exported(cluster, tmp_pa
         assert until(powered) == pytest.approx(POWER_W, rel=NEAR)
         states = until(lambda: (found := stages(scrape(host, url)))["running"] and found)
         assert states == {"finished": 0, "running": 1, "waiting": 1, "failed": 0}
+
+        known_kwh = sum(joules.values()) / 3.6e6
+        assert until(lambda: scrape(host, url).get(("energyaware_budget_used_ratio", "kwh"), 0) > 0.1 * known_kwh)
 
         cluster.kill_raylet(1)
         until(lambda: powers(scrape(host, url)) == {"host0"})

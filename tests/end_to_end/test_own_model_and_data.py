@@ -105,7 +105,7 @@ def test_progress_and_ranking_are_shown(home):
     assert "[3/3] inference fp32 magnitude-2:4 after" in output
     assert "J (estimated)" in output
     assert "R = 0.25 phi + 0.75 rho" in output
-    assert output.index("all energy is estimated") < output.index("R = 0.25 phi")
+    assert output.index("R = 0.25 phi") < output.index("all energy is estimated")
     assert "left out: 2" in output
     assert "infeasible" in output
     assert "Traceback" not in output

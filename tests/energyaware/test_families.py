@@ -1,6 +1,7 @@
 """What holds for every model family: load, fine-tune, save, reload, evaluate, generate; adapters and their masks."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -85,6 +86,9 @@ def test_a_family_trains_and_is_served(ref, alone, tickets, tmp_path, method, pr
     assert outcome.columns["sparsity_achieved"] == trained.columns["sparsity_achieved"]
     assert outcome.columns["eligible_layers"] == trained.columns["eligible_layers"]
     assert outcome.columns["prefill_requests"] > 0
+    lengths = {int(length): count for length, count in json.loads(outcome.columns["prompt_lengths"]).items()}
+    assert all(length % 16 == 0 for length in lengths)
+    assert sum(lengths.values()) == outcome.quality[0]["examples"] * len({row["task"] for row in outcome.quality})
     assert outcome.columns["new_tokens"] == outcome.columns["decode_requests"] * 4
     masks = load_masks(store.artifact(stage_id(spec)))
     assert len(masks) == (trained.columns["eligible_layers"] if pruning is HALF else 0)

@@ -121,3 +121,11 @@ def test_idle_power_of_the_last_day_is_good_enough_and_the_latest_counts(folder)
     told("unread", timedelta(hours=1), None)
     rows = idle_rows(load_results(folder.store.root))
     assert [(row["node"], row["idle_power_w"]) for row in rows] == [("n", 52.0)]
+
+
+def test_what_others_were_ahead_of_is_left_alone_while_such_are_stopped(folder):
+    folder.attempt(folder.finetune, "stopped")
+    results = load_results(folder.store.root)
+    left = left_of(folder.plan, results, NOW, Wish(retry_failed=True), halving=True)
+    assert (left.tries, left.failed) == ((), ()), "it is no failure"
+    assert [tries.attempt for tries in left_of(folder.plan, results, NOW, Wish()).tries] == [2, 1, 1]

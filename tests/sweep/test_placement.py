@@ -262,3 +262,16 @@ def test_resources_that_cannot_be_are_refused_by_the_file(tmp_path, text, proble
     with pytest.raises(InputError, match=problem):
         load(path)
     assert Resources().gpu_kinds == (None,)
+
+
+def test_workers_of_several_machines_that_share_weights_need_one_folder(stages_of):
+    asked, stages = stages_of("{workers: 2, nodes: 2}")
+    needs = settle(asked, 1, THREE, "mine.yaml")
+    assert refused_by_machines(stages, needs, THREE, "mine.yaml") == {}
+    refused = refused_by_machines(stages, needs, THREE, "mine.yaml", one_folder=False)
+    _, inference = stages
+    assert refused.keys() == {inference.stage_id}, "the adapter is merged for all; the fine-tuning shares nothing"
+    assert refused[inference.stage_id].startswith("its workers on 2 machines share weights, which object storage")
+    asked, stages = stages_of("{workers: 2}")
+    needs = settle(asked, 1, THREE, "mine.yaml")
+    assert refused_by_machines(stages, needs, THREE, "mine.yaml", one_folder=False) == {}

@@ -44,14 +44,14 @@ def cluster():
 
 @pytest.fixture
 def searcher_of(tmp_path, cluster):
-    def searcher_of(text, *, wait_s=60.0, **more):
+    def searcher_of(text, *, wait_s=60.0, first=lambda stage: True, **more):
         path = tmp_path / "s.yaml"
         path.write_text(text)
         sweep = load(path)
         stages = list(make_plan(sweep, Hardware("cpu", None)))
         events, told = [], []
         searcher = StageSearcher(
-            [Tries(stage, 1) for stage in stages],
+            [Tries(stage, 1) for stage in stages if first(stage)],
             Policy(retries=1, backoff_s=0.3),
             Places(settle(sweep.resources, 0, cluster.nodes, path), cluster),
             wait_s,
@@ -60,7 +60,8 @@ def searcher_of(tmp_path, cluster):
             lambda stage, attempt: failed("lost node", "interrupted"),
             **more,
         )
-        searcher.events, searcher.told = events, told
+        searcher.events, searcher.told, searcher.stages = events, told, stages
+        searcher.later = [Tries(stage, 1) for stage in stages if not first(stage)]
         return searcher
 
     return searcher_of
@@ -253,3 +254,34 @@ def test_a_trial_that_a_stop_left_no_time_to_start_has_the_folder_that_tune_asks
         _ = trial.path
     _Placer(searcher).on_trial_add(None, trial)
     assert trial.path.startswith(str(tmp_path / "sweep"))
+
+
+def test_another_round_begins_once_all_of_the_first_has_ended_and_blocks_what_lacks_its_fine_tuning(searcher_of):
+    def is_dense(stage):
+        return stage.spec.pruning.kind == "none"
+
+    rounds = []
+    searcher = searcher_of(SWEEP, first=is_dense, next_round=rounds.pop)
+    rounds += [[], searcher.later]
+    started = [searcher.suggest("t1")]
+    searcher.has_workers(["t1"])
+    searcher.on_trial_complete("t1", FINISHED)
+    started.append(searcher.suggest("t2"))
+    searcher.has_workers(["t2"])
+    assert searcher.suggest("t3") is None, "the first round has not ended"
+    searcher.on_trial_complete("t2", FINISHED)
+    assert searcher.suggest("t3") is None, "the next round has just begun"
+    started.append(searcher.suggest("t3"))
+    assert [config["stage_id"] for config in started] == [stage.stage_id for stage in searcher.stages]
+    searcher.has_workers(["t3"])
+    searcher.on_trial_complete("t3", FINISHED)
+    assert searcher.suggest("t4") == "FINISHED"
+
+    rounds[:] = [[], searcher.later]
+    failing = searcher_of(SWEEP, first=is_dense, next_round=rounds.pop)
+    failing.suggest("t1")
+    failing.on_trial_complete("t1", failed("diverged", "diverged"))
+    assert failing.suggest("t2") is None
+    assert failing.suggest("t2") == "FINISHED"
+    assert failing.events[-1] == ("blocked", "inference")
+    assert len([event for event, _ in failing.events if event == "blocked"]) == 2, "that of the second round, too"

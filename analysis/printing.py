@@ -1,0 +1,67 @@
+"""Values as people and programs read them: text without control characters, numbers, tables, JSON, CSV."""
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_ALL: Final = 100
+"""Percent."""
+
+_GROUPED: Final = (1e3, 1e9)
+"""From and below which a number is written out, in groups of three digits."""
+
+
+def plain(value: object, style: str = "") -> "Text":
+    """A value as text of a table cell: no markup, no control characters."""
+    from rich.text import Text
+
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    text = "-" if value is None else str(value)
+    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text), style)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, without an exponent where that is short; unknown is a question mark."""
+    if value is None:
+        return "?"
+    return f"{value:,.0f}" if _GROUPED[0] <= abs(value) < _GROUPED[1] else f"{value:.3g}"
+
+
+def share(part: float) -> str:
+    """In whole percent; what is some is not rounded to none, nor to all."""
+    percent = round(100 * part)
+    if percent == 0 and part > 0:
+        return "<1 %"
+    return ">99 %" if percent >= _ALL > 100 * part else f"{percent} %"
+
+
+def to_json(content: Any, indent: int | None = 2) -> str:
+    """Strict JSON: a float that is not finite becomes null, a time ISO 8601 text."""
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_csv(frame: pl.DataFrame) -> str:
+    """CSV with lists of values joined by spaces, and anything deeper as JSON."""
+    return frame.with_columns(_flat(column) for column in frame if column.dtype.is_nested()).write_csv()
+
+
+def _flat(column: pl.Series) -> pl.Series:
+    if column.dtype in [pl.List(kind) for kind in (pl.String, pl.Int64, pl.Float64)]:
+        return column.cast(pl.List(pl.String)).list.join(" ")
+    return pl.Series(
+        column.name, [None if value is None else to_json(value, indent=None) for value in column.to_list()], pl.String
+    )

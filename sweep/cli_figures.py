@@ -1,0 +1,100 @@
+"""The command that draws results: figures. It loads neither Ray nor torch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from energyaware.errors import InputError
+from sweep.options import (
+    AllowMixed,
+    Everything,
+    Folders,
+    GpuKind,
+    JoulesRanked,
+    Level,
+    Metric,
+    Phi,
+    RankedEnergy,
+    Requests,
+    Weight,
+    app,
+    ranking_options,
+)
+
+
+class PictureFormat(StrEnum):
+    """How a figure is kept."""
+
+    svg = "svg"
+    png = "png"
+
+
+class Ground(StrEnum):
+    """What a figure is drawn on."""
+
+    light = "light"
+    dark = "dark"
+
+
+Pictures = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write them.")]
+Only = Annotated[list[str] | None, typer.Option(metavar="NAME", help="This figure alone. May be given several times.")]
+Stage = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Whose power over time is drawn; by default the longest fine-tuning's."),
+]
+
+
+@app.command(
+    epilog="Examples: energyaware figures results/quickstart -o pictures; "
+    "energyaware figures results/quickstart --only pareto --only weights --format png"
+)
+def figures(
+    directories: Folders,
+    output: Pictures = Path("figures"),
+    form: Annotated[PictureFormat, typer.Option("--format", help="What to write.")] = PictureFormat.svg,
+    theme: Annotated[Ground, typer.Option(help="What to draw on.")] = Ground.light,
+    only: Only = None,
+    stage: Stage = None,
+    weight: Weight = None,
+    requests: Requests = None,
+    phi: Phi = None,
+    metric: Metric = None,
+    energy: JoulesRanked = RankedEnergy.gross,
+    level: Level = 0.95,
+    allow_mixed: AllowMixed = False,
+    gpu_kind: GpuKind = None,
+    everything: Everything = False,
+) -> None:
+    """Draw results, each figure in a file of its own, with its caption. Says why a figure is left out.
+
+    Defaults are those of the sweep file.
+    """
+    from analysis.figures import figures as figures_of
+    from analysis.load import load
+
+    options = ranking_options(
+        directories,
+        *(weight, requests, phi, metric, energy, level),
+        allow_mixed=allow_mixed,
+        gpu_kind=gpu_kind,
+        everything=everything,
+    )
+    drawn = figures_of(load(*directories), only=only or (), stage=stage, **options)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError("--output", "", f"{output}: {problem.strerror}") from None
+    for figure in drawn.values():
+        if figure.reason:
+            print(f"left out: {figure.name}: {figure.reason}")
+            continue
+        picture = figure.png(theme.value) if form is PictureFormat.png else figure.svg(theme.value).encode()
+        file = output / f"{figure.name}.{form.value}"
+        unfinished = file.with_name(f".{file.name}.part")
+        unfinished.write_bytes(picture)
+        unfinished.replace(file)
+        print(file)

@@ -1,0 +1,81 @@
+import json
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.settings import settings_without
+
+
+def without(texts, *names):
+    return (
+        pl.DataFrame({"settings": texts}, {"settings": pl.String})
+        .select(settings_without(*names))["settings"]
+        .to_list()
+    )
+
+
+def plainly(text, names):
+    try:
+        settings = json.loads(text)
+    except ValueError:
+        return text
+    if not isinstance(settings, dict):
+        return text
+    return json.dumps({name: value for name, value in settings.items() if name not in names}, sort_keys=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('{"a":1,"seed":3}', '{"a": 1}'),
+        ('{"seed": 3, "a": 1}', '{"a": 1}'),
+        ('{"a":{"seed":5},"seed":4}', '{"a": {"seed": 5}}'),
+        ('{"a":[{"seed":"x"}]}', '{"a": [{"seed": "x"}]}'),
+        ('{"a":"\\"seed\\":5","seed":1}', '{"a": "\\"seed\\":5"}'),
+        ('{"seed":{"deep":1},"finetuned":"ab12"}', "{}"),
+        ('{"seed":"a\\"b","z":0}', '{"z": 0}'),
+        ('torn "seed":5', 'torn "seed":5'),
+        ('["seed"]', '["seed"]'),
+        ("", ""),
+        (None, None),
+    ],
+)
+def test_a_name_at_the_top_is_left_out_and_nothing_else(text, left):
+    assert without([text, text], "seed", "finetuned") == [left, left]
+
+
+def test_texts_that_differ_further_down_stay_apart():
+    texts = [f'{{"data":{{"seed":{inner}}},"seed":{outer}}}' for inner in (1, 2) for outer in (1, 2)]
+    assert without(texts, "seed") == ['{"data": {"seed": 1}}'] * 2 + ['{"data": {"seed": 2}}'] * 2
+
+
+def test_no_rows_have_no_settings():
+    assert without([], "seed") == []
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats(allow_nan=True)
+    | st.sampled_from(["", "x", '"seed":1', "\\"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["seed", "b", "c"]), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda value, compact: json.dumps(value, separators=(",", ":") if compact else None, sort_keys=compact),
+            st.dictionaries(st.sampled_from(["seed", "finetuned", "a", "b"]), VALUES, max_size=4) | VALUES,
+            st.booleans(),
+        ),
+        max_size=12,
+    )
+)
+def test_it_is_what_reading_every_text_gives(texts):
+    names = ("seed", "finetuned")
+    assert without(texts, *names) == [plainly(text, names) for text in texts]

@@ -1,0 +1,371 @@
+"""Analysis of variance against textbook data, scipy and statsmodels' own formulas, and data whose truth is known."""
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.outliers_influence import OLSInfluence
+
+from analysis.statistics.anova import fit, level_rows, term_rows
+from analysis.statistics.assumptions import assumption_rows, influence
+from analysis.statistics.design import LEAST_RESIDUAL_DF, design_of
+from analysis.statistics.factors import Factor
+from analysis.statistics.responses import RESPONSES
+
+RHO, ENERGY = RESPONSES["quality"], RESPONSES["energy"]
+
+PLANT_GROWTH = {
+    "ctrl": [4.17, 5.58, 5.18, 6.11, 4.50, 4.61, 5.17, 4.53, 5.33, 5.14],
+    "trt1": [4.81, 4.17, 4.41, 3.59, 5.87, 3.83, 6.03, 4.89, 4.32, 4.69],
+    "trt2": [6.31, 5.12, 5.54, 5.50, 5.37, 5.29, 4.92, 6.15, 5.80, 5.26],
+}
+"""Dobson 1983, An Introduction to Statistical Modelling; R's PlantGrowth, whose help analyses it."""
+
+TOOTH_GROWTH = {
+    ("OJ", "0.5"): [15.2, 21.5, 17.6, 9.7, 14.5, 10.0, 8.2, 9.4, 16.5, 9.7],
+    ("OJ", "1"): [19.7, 23.3, 23.6, 26.4, 20.0, 25.2, 25.8, 21.2, 14.5, 27.3],
+    ("OJ", "2"): [25.5, 26.4, 22.4, 24.5, 24.8, 30.9, 26.4, 27.3, 29.4, 23.0],
+    ("VC", "0.5"): [4.2, 11.5, 7.3, 5.8, 6.4, 10.0, 11.2, 11.2, 5.2, 7.0],
+    ("VC", "1"): [16.5, 16.5, 15.2, 17.3, 22.5, 17.3, 13.6, 14.5, 18.8, 15.5],
+    ("VC", "2"): [23.6, 18.5, 33.9, 25.5, 26.4, 32.5, 26.7, 21.5, 23.3, 29.5],
+}
+"""Crampton 1947, The Journal of Nutrition 33, 491-504; R's ToothGrowth."""
+
+
+def factor(name, values):
+    return Factor(name, tuple(sorted({value for value in values if value is not None})), tuple(values))
+
+
+def fitted(values, response=RHO, **factors):
+    design, _ = design_of([factor(name, levels) for name, levels in factors.items()], len(values))
+    return fit(response, design, np.asarray(values, float))
+
+
+def terms(found):
+    return {row["term"]: row for row in term_rows(found)}
+
+
+def levels(found):
+    return {(row["term"], row["level"]): row for row in level_rows(found)}
+
+
+def crossed(*sizes, replicates=1):
+    """Levels a0, a1, … of fully crossed factors, as one list per factor."""
+    cells = np.array(list(np.ndindex(*sizes, replicates)))
+    return [[f"{name}{number}" for number in column] for name, column in zip("abcd", cells.T, strict=False)][
+        : len(sizes)
+    ]
+
+
+def by_formula(values, formula, **factors):
+    model = ols(f"y ~ {formula}", pl.DataFrame({"y": values, **factors}).to_pandas()).fit()
+    return model, anova_lm(model, typ=2)
+
+
+def test_one_factor_is_the_textbook_analysis_of_plant_growth():
+    values = [weight for weights in PLANT_GROWTH.values() for weight in weights]
+    found = fitted(values, group=[name for name in PLANT_GROWTH for _ in range(10)])
+    (row,) = term_rows(found)
+    assert (row["df"], row["df_residual"]) == (2, 27)
+    assert row["sum_sq"] == pytest.approx(3.76634, abs=1e-5)
+    assert row["statistic"] == pytest.approx(4.846, abs=1e-3)
+    assert row["p"] == pytest.approx(0.01591, abs=1e-5)
+    assert row["partial_eta_squared"] == pytest.approx(3.76634 / (3.76634 + 10.49209), abs=1e-5)
+    # omega squared by its textbook definition for one factor: (SS - df MSE) / (SS_total + MSE)
+    mse = 10.49209 / 27
+    assert row["partial_omega_squared"] == pytest.approx((3.76634 - 2 * mse) / (3.76634 + 10.49209 + mse), abs=1e-5)
+    assert row["p"] == pytest.approx(stats.f_oneway(*PLANT_GROWTH.values()).pvalue)
+
+
+def test_two_factors_and_their_interaction_are_the_textbook_analysis_of_tooth_growth():
+    values = [length for lengths in TOOTH_GROWTH.values() for length in lengths]
+    supplement, dose = zip(*[cell for cell in TOOTH_GROWTH for _ in range(10)], strict=True)
+    rows = terms(fitted(values, supp=supplement, dose=dose))
+    expected = {
+        "supp": (1, 205.35, 15.572, 0.000231),
+        "dose": (2, 2426.434, 92.000, 4e-18),
+        "supp x dose": (2, 108.319, 4.107, 0.02186),
+    }
+    assert rows.keys() == expected.keys()
+    for name, (df, squares, statistic, p) in expected.items():
+        row = rows[name]
+        assert (row["df"], row["df_residual"]) == (df, 54)
+        assert row["sum_sq"] == pytest.approx(squares, abs=1e-3)
+        assert row["statistic"] == pytest.approx(statistic, abs=1e-3)
+        assert row["p"] == pytest.approx(p, rel=0.2)
+
+
+def test_an_unbalanced_design_is_analysed_as_statsmodels_own_formula_does():
+    rng = np.random.default_rng(1)
+    a, b, c = (rng.choice(list(names), 60) for names in ("xyz", "uv", "pq"))
+    values = rng.normal(size=60) + (a == "y") * 0.8 + (b == "v") * (a == "z")
+    _, expected = by_formula(values, "(a + b + c) ** 2", a=a, b=b, c=c)
+    rows = terms(fitted(values, a=a, b=b, c=c))
+    assert len(rows) == 6
+    for name, row in rows.items():
+        other = expected.loc[name.replace(" x ", ":")]
+        assert (row["sum_sq"], row["statistic"], row["p"]) == pytest.approx(
+            (other["sum_sq"], other["F"], other["PR(>F)"])
+        )
+
+
+def test_robust_p_values_are_those_of_statsmodels_own_formula():
+    rng = np.random.default_rng(2)
+    a, b = rng.choice(list("xyz"), 40), rng.choice(list("uv"), 40)
+    values = rng.normal(size=40) * np.where(a == "x", 3.0, 0.5) + (b == "v")
+    design, _ = design_of([factor("a", a), factor("b", b)], 40)
+    additive = fit(RHO, type(design)(40, design.factors, (("a",), ("b",))), values)
+    model, _ = by_formula(values, "a + b", a=a, b=b)
+    expected = anova_lm(model, typ=2, robust="hc3")["PR(>F)"]
+    assert terms(additive)["a"]["p_robust"] == pytest.approx(expected["a"])
+    assert terms(additive)["b"]["p_robust"] == pytest.approx(expected["b"])
+    assert levels(additive)["a", "y"]["p_robust"] == pytest.approx(
+        model.get_robustcov_results("HC3").pvalues[model.model.exog_names.index("a[T.y]")]
+    )
+
+
+def test_effects_and_intervals_of_an_additive_model_are_those_of_statsmodels():
+    rng = np.random.default_rng(3)
+    a = rng.choice(list("xyz"), 30)
+    values = rng.normal(size=30) + (a == "z")
+    model, _ = by_formula(values, "a", a=a)
+    row = levels(fitted(values, a=a))["a", "z"]
+    assert (row["effect"], row["low"], row["high"], row["p"]) == pytest.approx(
+        (model.params["a[T.z]"], *model.conf_int().loc["a[T.z]"], model.pvalues["a[T.z]"])
+    )
+    assert (row["reference"], row["n"]) == ("x", list(a).count("z"))
+
+
+def test_effects_on_a_logarithm_are_ratios():
+    row = levels(fitted(np.log([2.0, 2.2, 1.8, 4.0, 4.4, 3.6]), ENERGY, a=list("xxxyyy")))["a", "y"]
+    assert row["effect"] == pytest.approx(2.0)
+    assert row["low"] < 2.0 < row["high"]
+    assert row["low"] * row["high"] == pytest.approx(4.0)
+    assert row["scale"] == "ratio"
+
+
+def test_a_test_of_a_factor_with_two_levels_is_that_of_its_one_effect_under_an_interaction_too():
+    a, b = crossed(2, 3, replicates=4)
+    found = fitted(np.random.default_rng(4).normal(size=24), a=a, b=b)
+    assert "a x b" in terms(found)
+    assert levels(found)["a", "a1"]["p"] == pytest.approx(terms(found)["a"]["p"])
+    assert levels(found)["a", "a1"]["statistic"] ** 2 == pytest.approx(terms(found)["a"]["statistic"])
+
+
+def test_known_effects_lie_in_their_intervals_about_95_times_in_100():
+    rng = np.random.default_rng(5)
+    a, b = crossed(3, 2, replicates=3)
+    truth = np.array([{"a0": 0.0, "a1": -0.9, "a2": 0.3}[level] for level in a]) + 0.5 * (np.array(b) == "b1")
+    inside = []
+    for _ in range(300):
+        found = levels(fitted(truth + rng.normal(scale=0.2, size=18), a=a, b=b))
+        inside += [found["a", "a1"]["low"] < -0.9 < found["a", "a1"]["high"]]
+        inside += [found["b", "b1"]["low"] < 0.5 < found["b", "b1"]["high"]]
+    assert 0.92 < np.mean(inside) < 0.98  # standard error 0.9 %
+
+
+def test_without_any_effect_one_test_in_twenty_finds_one():
+    rng = np.random.default_rng(6)
+    a, b = crossed(3, 2, replicates=3)
+    found = [term_rows(fitted(rng.normal(size=18), a=a, b=b)) for _ in range(400)]
+    for number in range(3):
+        assert 0.02 < np.mean([rows[number]["p"] < 0.05 for rows in found]) < 0.085  # standard error 1.1 %
+    assert abs(np.mean([rows[0]["partial_omega_squared"] for rows in found])) < 0.02
+    assert np.mean([rows[0]["partial_eta_squared"] for rows in found]) > 0.1  # what omega squared corrects
+
+
+def test_without_an_effect_robust_tests_stay_honest_under_unequal_variances():
+    rng = np.random.default_rng(7)
+    values = np.array(["x"] * 6 + ["y"] * 24)
+    scale = np.where(values == "x", 5.0, 1.0)
+    found = [term_rows(fitted(scale * rng.normal(size=30), a=values))[0] for _ in range(400)]
+    assert np.mean([row["p"] < 0.05 for row in found]) > 0.15
+    assert np.mean([row["p_robust"] < 0.05 for row in found]) < 0.11
+
+
+def test_interactions_are_taken_as_long_as_enough_residual_degrees_of_freedom_stay():
+    a, b, c = crossed(3, 3, 3)
+    design, notes = design_of([factor("a", a), factor("b", b), factor("c", c)], 27)
+    assert design.terms == (("a",), ("b",), ("c",), ("a", "b"), ("a", "c"), ("b", "c"))  # 27 - 1 - 6 - 12 = 8 are left
+    assert notes == []
+    a, b = crossed(3, 4)
+    design, (note,) = design_of([factor("a", a), factor("b", b)], 12)
+    assert design.terms == (("a",), ("b",))
+    assert f"fewer than {LEAST_RESIDUAL_DF} residual degrees of freedom (there are 6 without them): a x b" in note
+
+
+def test_a_factor_that_varies_together_with_another_is_left_out_and_both_are_named():
+    values = list("xxyyzz")
+    design, (note,) = design_of([factor("a", values), factor("b", [value.upper() for value in values])], 6)
+    assert design.terms == (("a",),)
+    assert note == "b is left out: it varies together with a, and effects named a are those of both"
+
+
+def test_a_factor_that_follows_from_two_others_together_is_left_out():
+    a, b = crossed(2, 2, replicates=3)
+    same = ["same" if first[1] == second[1] else "other" for first, second in zip(a, b, strict=True)]
+    both = [first + second for first, second in zip(a, b, strict=True)]
+    design, notes = design_of([factor("ab", both), factor("same", same)], 12)
+    assert "same is left out: it varies together with ab, and effects named ab are those of both" in notes
+    design, notes = design_of([factor("a", a), factor("b", b), factor("same", same)], 12)
+    assert design.terms == (("a",), ("b",), ("same",))
+    assert any("cannot be told apart from other terms here: a x b, a x same, b x same" in note for note in notes)
+
+
+def test_levels_that_never_part_ways_have_no_effect_of_their_own_and_the_others_do():
+    a = ["x", "x", "x", "y", "y", "y", "z", "z", "z", "x", "y"]
+    b = ["u", "u", "v", "u", "v", "v", "w", "w", "w", "v", "u"]  # z comes with w only, and w with z only
+    found = fitted(np.random.default_rng(8).normal(size=11), a=a, b=b)
+    rows = levels(found)
+    assert rows["a", "y"]["low"] < rows["a", "y"]["high"]
+    assert rows["b", "v"]["low"] < rows["b", "v"]["high"]
+    for lost in (("a", "z"), ("b", "w")):
+        assert rows[lost].keys() & {"effect", "p"} == set()
+        assert "cannot be told apart" in rows[lost]["reason"]
+    assert (terms(found)["a"]["df"], terms(found)["b"]["df"]) == (1, 1)
+    _, notes = design_of([factor("a", a), factor("b", b)], 11)
+    assert "b is told apart from a only in part: some levels never part ways" in notes
+
+
+def test_an_empty_cell_costs_an_interaction_a_degree_of_freedom():
+    a, b = crossed(3, 3, replicates=2)
+    kept = [i for i in range(18) if (a[i], b[i]) != ("a2", "b2")]
+    a, b = [a[i] for i in kept], [b[i] for i in kept]
+    assert terms(fitted(np.random.default_rng(9).normal(size=16), a=a, b=b))["a x b"]["df"] == 3
+
+
+def test_where_a_factor_does_not_apply_its_levels_are_compared_among_the_others():
+    pruning = ["none"] * 4 + ["heads"] * 8
+    applied = [None] * 4 + ["after"] * 4 + ["before"] * 4
+    values = np.array([1.0] * 4 + [2.0] * 4 + [2.5] * 4) + np.tile([-0.01, 0.01], 6)
+    design, notes = design_of(
+        [Factor("pruning", ("none", "heads"), tuple(pruning)), Factor("applied", ("after", "before"), tuple(applied))],
+        12,
+    )
+    rows = levels(fit(RHO, design, values))
+    assert rows["pruning", "heads"]["effect"] == pytest.approx(1.0)
+    assert rows["applied", "before"]["effect"] == pytest.approx(0.5)
+    assert rows["applied", "before"]["n"] == 4
+    assert any("pruning x applied" in note for note in notes)
+
+
+def test_without_residual_degrees_of_freedom_there_are_effects_but_no_p_values():
+    found = fitted([1.0, 2.0, 4.0], a=list("xyz"))
+    (row,) = term_rows(found)
+    assert (row["df"], row["df_residual"], row["reason"]) == (2, 0, "no residual degrees of freedom")
+    assert row.keys() & {"p", "p_robust", "statistic", "partial_eta_squared"} == set()
+    effect = levels(found)["a", "z"]
+    assert effect["effect"] == pytest.approx(3.0)
+    assert effect.keys() & {"low", "high", "p"} == set()
+    checked = {row["assumption"]: row for row in assumption_rows(found, list("123"), "nothing")}
+    assert all("p" not in row for row in checked.values())
+    assert "not tested" in checked["normal residuals"]["finding"]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [([3.0] * 6, "all values are equal"), ([1.0, 1.0, 1.0, 2.0, 2.0, 2.0], "no scatter around the effects")],
+)
+def test_without_scatter_there_are_no_p_values(values, reason):
+    found = fitted(values, a=list("xxxyyy"))
+    (row,) = term_rows(found)
+    assert row["reason"] == reason
+    assert "p" not in row
+    assert all("p" not in row for row in level_rows(found))
+
+
+def test_a_level_that_was_observed_once_has_no_robust_p_and_says_why():
+    found = fitted([1.0, 1.1, 1.3, 1.2, 2.0], a=list("xxxxy"))
+    (row,) = term_rows(found)
+    assert row["p"] < 0.05
+    assert (row["p_robust"], row["reason"]) == (None, "no robust p: a level or a combination was observed once")
+
+
+def test_a_level_without_scatter_has_no_robust_p_and_says_why():
+    values = [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 3.0, 3.1, 2.9, 3.2]
+    (row,) = term_rows(fitted(values, a=list("xxxxyyyyzzzz")))
+    assert row["p"] < 0.05
+    assert (row["p_robust"], row["reason"]) == (None, "no robust p: a level has no scatter")
+
+
+def checks(found):
+    rows = assumption_rows(found, [f"s{i}" for i in range(found.design.observations)], "seeds share a machine")
+    return {(row["assumption"], row.get("about")): row for row in rows}
+
+
+def test_assumptions_hold_for_normal_scatter_and_are_tested_as_scipy_does():
+    rng = np.random.default_rng(10)
+    values = rng.normal(size=30)
+    found = fitted(values, a=list("xyz") * 10)
+    checked = checks(found)
+    residuals = values - np.tile([values[i::3].mean() for i in range(3)], 10)
+    assert checked["normal residuals", None]["p"] == pytest.approx(stats.shapiro(residuals).pvalue)
+    assert checked["equal variances", "a"]["p"] == pytest.approx(
+        stats.levene(values[0::3], values[1::3], values[2::3], center="median").pvalue
+    )
+    assert [row.get("holds") for row in checked.values()] == [True, True, True, True, None]
+    assert checked["independence", None]["finding"] == "not tested: seeds share a machine"
+
+
+def test_assumptions_that_do_not_hold_are_told():
+    rng = np.random.default_rng(11)
+    a = ["x"] * 20 + ["y"] * 20
+    uneven = checks(fitted(np.where(np.array(a) == "y", 10.0, 1.0) * rng.normal(size=40), a=a))
+    assert uneven["equal variances", "a"]["holds"] is False
+    skewed = checks(fitted(rng.lognormal(sigma=2.0, size=40), a=a))
+    assert skewed["normal residuals", None]["holds"] is False
+    assert skewed["normal residuals", None]["finding"] == "residuals are not normal"
+
+
+def test_normality_is_not_tested_beyond_what_its_test_is_made_for():
+    values = np.random.default_rng(12).normal(size=5002)
+    row = checks(fitted(values, a=["x", "y"] * 2501))["normal residuals", None]
+    assert "p" not in row
+    assert row["finding"] == "not tested: 5002 stages, and the test is made for 3 to 5000"
+
+
+def test_scatter_is_not_compared_where_two_stages_per_level_make_it_equal_by_arithmetic():
+    row = checks(fitted([1.0, 1.5, 2.0, 2.1, 3.0, 3.9], a=list("xxyyzz")))["equal variances", "a"]
+    assert "p" not in row
+    assert row["finding"] == "not tested: fewer than two levels with 3 stages"
+
+
+def test_leverage_distances_and_outliers_are_those_of_statsmodels():
+    rng = np.random.default_rng(13)
+    a, b = rng.choice(list("xyz"), 25), rng.choice(list("uv"), 25)
+    values = rng.normal(size=25)
+    values[7] += 8.0
+    found = fitted(values, a=a, b=b)
+    other = OLSInfluence(found.whole)
+    leverage, cook, outlying = influence(found)
+    assert leverage == pytest.approx(other.hat_matrix_diag)
+    assert cook == pytest.approx(other.cooks_distance[0])
+    p = 2 * stats.t.sf(np.abs(other.resid_studentized_external), found.df_residual - 1)
+    assert (outlying == (p * 25 < 0.05)).all()
+    assert np.flatnonzero(outlying).tolist() == [7]
+    row = checks(found)["no influential stage", None]
+    assert row["holds"] is False
+    assert "s7" in row["finding"]
+
+
+def test_stages_that_the_model_passes_through_are_not_judged():
+    row = checks(fitted([1.0, 1.1, 1.3, 1.2, 2.0], a=list("xxxxy")))["no influential stage", None]
+    assert "1 not judged: the model passes through them" in row["finding"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "balanced", "found"),
+    [
+        (range(12), True, "all 6 combinations of levels were observed, 2 times each"),
+        (range(11), False, "all 6 combinations of levels were observed, 1 to 2 times each"),
+        (range(10), False, "5 of 6 combinations of levels were observed, 2 times each"),
+    ],
+)
+def test_an_unbalanced_design_is_told(kept, balanced, found):
+    a, b = crossed(3, 2, replicates=2)
+    values = np.random.default_rng(14).normal(size=12)
+    row = checks(fitted(values[list(kept)], a=[a[i] for i in kept], b=[b[i] for i in kept]))["balanced design", None]
+    assert row["holds"] is balanced
+    assert row["finding"].startswith(found)
