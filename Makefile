@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 QUICKSTART ?= examples/quickstart.yaml
+DEMO := results/$(notdir $(basename $(QUICKSTART)))
 
 .PHONY: demo test check interruptions clean
 
 demo: $(VENV)/.run
 	$(BIN)/energyaware run $(QUICKSTART)
+	$(BIN)/energyaware report $(DEMO) -o $(DEMO).html
 
 test: $(VENV)/.dev check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not end_to_end" --numprocesses auto --maxprocesses 8 --dist worksteal

@@ -72,8 +72,9 @@ def sentence(rows: pl.DataFrame, weight: float, metric: EnergyMetric, names: Map
         held = f"it is the baseline itself; compared with it {runner_up}, the next, has"
         held += f" {_compared(next_best, best, metric)}"
     else:
-        who = name if level else "it"
-        held = f"compared with {_role(baseline, names)} {who} has {_compared(best, baseline, metric)}"
+        against = _role(baseline, names)
+        who = f"{against.rstrip(',')}, {name}" if level else f"{against} it"
+        held = f"compared with {who} has {_compared(best, baseline, metric)}"
     return f"{first} of {rows.height} at w = {weight:g}: {held}{_sureness(best, others, names)}."
 
 
