@@ -119,7 +119,7 @@ def test_a_tie_is_said_as_a_tie(lab):
     add(lab, "bf16", 2.0, 0.6)
     add(lab, "fp32", 3.0, 0.2)
     assert said(lab).startswith(
-        "bf16 and nf4 share the first place of 3 at w = 0.5: compared with dense fp32 bf16 has 33 %"
+        "bf16 and nf4 share the first place of 3 at w = 0.5: compared with dense fp32, bf16 has 33 %"
     )
 
 
