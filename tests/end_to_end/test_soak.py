@@ -26,6 +26,7 @@ model: ./my-gpt2
 data: {{path: tickets.jsonl, columns: {json.dumps(COLUMNS)}}}
 precisions: [fp32, bf16]
 prunings: [none, magnitude-2:4]
+seeds: [0, 1, 2]
 finetune: {{method: lora, steps: {STEPS}, batch_size: 8, sequence_length: 64, lora: {{rank: 4, dropout: 0.1}}}}
 inference: {{batch_size: 4, max_new_tokens: 4, min_window_s: 0.1, repeats: 1, test_examples: 8}}
 resources: {{workers: 2, cpus_per_worker: 0.5, device: cpu}}
