@@ -122,7 +122,8 @@ def _of_best(answer: Answer) -> Iterator[KeyFigure]:
     yield KeyFigure("Energy saved", change, against)
     yield KeyFigure("Quality", f"{best['rho']:.3f}", against if same else f"{points:+.1f} points {against}")
     likely = best["best_probability"]
-    yield KeyFigure("Probability of being the best", "?" if likely is None else share(likely), best["interval_reason"])
+    beside = "not known: see How sure" if likely is None else None  # the reasons are long, and stand there
+    yield KeyFigure("Probability of being the best", "?" if likely is None else share(likely), beside)
     yield KeyFigure("Configurations", f"{rows.height:,}", f"ranked; {answer.left_out.height:,} stages left out")
 
 
