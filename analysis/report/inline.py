@@ -4,11 +4,12 @@ import base64
 import hashlib
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
-
-from markupsafe import Markup
+from typing import TYPE_CHECKING, Any, Final
 
 from analysis.printing import to_json
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 _BY_ITSELF: Final = ["theme.js", "table.js"]
 """Scripts of a page without figures."""
@@ -19,19 +20,19 @@ _IN_SCRIPT: Final = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u20
 """What could end a script element or, in JSON, a line of JavaScript."""
 
 
-def style() -> Markup:
+def style() -> "Markup":
     """The page's style sheet."""
     return _asset("style.css")
 
 
-def scripts(*, figures: bool) -> list[Markup]:
+def scripts(*, figures: bool) -> "list[Markup]":
     """The page's scripts in the order in which they run; with those that draw `figures`."""
     drawing = [vega(), _asset(_FOR_FIGURES)] if figures else []
     return [*(_asset(name) for name in _BY_ITSELF), *drawing]
 
 
 @cache
-def vega() -> Markup:
+def vega() -> "Markup":
     """Vega, Vega-Lite and vega-embed, of the version that Altair writes specifications for, as one script."""
     import altair
     import vl_convert
@@ -41,7 +42,7 @@ def vega() -> Markup:
     return _as_script(bundle)
 
 
-def policy(style: str, scripts: list[Markup]) -> str:
+def policy(style: str, scripts: "list[Markup]") -> str:
     """A Content-Security-Policy under which these run, and nothing is fetched, framed, submitted or evaluated."""
     allowed = " ".join(map(_hash, scripts))
     return (
@@ -50,19 +51,23 @@ def policy(style: str, scripts: list[Markup]) -> str:
     )
 
 
-def as_data(content: Any) -> Markup:
+def as_data(content: Any) -> "Markup":
     """JSON for a script element of type application/json: no text in it can end the element."""
     text = to_json(content, indent=None)
+    from markupsafe import Markup
+
     return Markup(text.translate(_IN_SCRIPT))  # noqa: S704 - escaped on this line
 
 
-def _asset(name: str) -> Markup:
+def _asset(name: str) -> "Markup":
     return _as_script(files("analysis.report").joinpath(name).read_text(encoding="utf-8"))
 
 
-def _as_script(source: str) -> Markup:
+def _as_script(source: str) -> "Markup":
     """Source as it may stand in an element; a browser hashes what it reads, and reads no carriage return."""
     text = source.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    from markupsafe import Markup
+
     return Markup(text)  # noqa: S704 - our own files, and a library's
 
 

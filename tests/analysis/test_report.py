@@ -467,7 +467,7 @@ except InputError as problem:
 """
 
 
-@pytest.mark.parametrize("missing", ["jinja2", "altair", "vl_convert", "statsmodels"])
+@pytest.mark.parametrize("missing", ["jinja2", "markupsafe", "altair", "vl_convert", "statsmodels"])
 def test_a_library_that_is_not_installed_is_named_with_what_to_install(tmp_path, missing):
     lab = Lab(tmp_path / "results")
     lab.inference("a", needs=None)
