@@ -210,7 +210,7 @@ class SharedTrack:
         self._waiting: deque[Segment] = deque()
         self._given_s = at_s
         self._reason = fault(first)
-        self._given_j = first.energy_j or 0.0
+        self._given_j = self._seen_j = first.energy_j or 0.0
 
     @property
     def pending(self) -> bool:
@@ -233,11 +233,13 @@ class SharedTrack:
         if reason or self._reason:
             self._spoil(reason or self._reason or "")
             self._reason, self._given_s, self._given_j = reason, at_s, value
-        elif value < self._given_j or at_s < self._given_s:
-            self._spoil(RESET if value < self._given_j else "the clock went backwards")
+        elif value < self._seen_j or at_s < self._given_s:
+            self._spoil(RESET if value < self._seen_j else "the clock went backwards")
             self._given_s, self._given_j = at_s, value
         elif at_s > self._given_s:
-            self._give((value - self._given_j) / (at_s - self._given_s), at_s)
+            # What was given is a sum of parts: it may be above what was read by a rounding error.
+            self._give(max(0.0, value - self._given_j) / (at_s - self._given_s), at_s)
+        self._seen_j = value
 
     def _give(self, power_w: float, until_s: float) -> None:
         while self._waiting and self._given_s < until_s:

@@ -99,7 +99,7 @@ def test_calibration_is_a_window_of_its_own_with_seed_and_hash(results):
 
 def test_simulated_prunings_borrow_their_dense_parents_energy_and_physical_ones_do_not(results):
     answer = json.loads(energyaware("rank", results, "--format", "json", cwd=results).stdout)
-    assert len(answer["rows"]) == 20
+    assert len(answer["rows"]) == 20, answer["left_out"]
     dense = {
         (row["model"], row["precision"]): row["energy_j_per_request"]
         for row in stages(results, kind="inference", pruning="none")

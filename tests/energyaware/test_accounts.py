@@ -174,6 +174,30 @@ def test_segments_wait_for_a_reading_and_share_it_by_time():
     assert not track.pending
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    ends=st.lists(st.floats(0.001, 1), min_size=2, max_size=5),
+    reads=st.lists(st.floats(0, 100), min_size=2, max_size=5),
+)
+def test_a_counter_that_stands_still_is_not_taken_for_one_that_was_reset_however_its_joules_are_rounded(ends, reads):
+    """What a model of a resting processor gives. Joules are split over segments, and their sum is rounded."""
+    a = Account()
+    track = SharedTrack(Reading(0.1), 0.0, idle_w=7.3)
+    now_s, total_j = 0.0, 0.1
+    for rise_j in reads:
+        for length_s in ends:
+            track.add(Segment(now_s, now_s + length_s, [Part(a, 1.0, 1.0)]))
+            now_s += length_s
+        total_j += rise_j
+        for late_s in (0.0, 0.0005):  # the second reading is of a counter that did not move
+            track.add(Segment(now_s, now_s + late_s, [Part(a, 1.0, 1.0)]))
+            now_s += late_s
+            track.read(Reading(total_j), now_s)
+
+    assert a.reason is None
+    assert a.energy_j == pytest.approx(total_j - 0.1)
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_what_is_given_away_adds_up_to_the_counter(data):
