@@ -71,6 +71,7 @@ class NodeService:
         self._times = ProcessTimes()
         baseline = self._baseline()
         self._lock, self._settling, self._saving = threading.Lock(), threading.Lock(), threading.Lock()
+        self._reading = threading.Lock()
         self._ledger = Ledger(
             {"run": post.run, "node": post.node},
             self._sources.sources,
@@ -192,9 +193,11 @@ class NodeService:
                 time.sleep(POLL_S)
 
     def _read_slow(self) -> None:
-        readings = {c: r for source in self._sources.sources if not source.prompt for c, r in source.read().items()}
-        with self._lock:
-            self._ledger.slow_readings(readings, time.monotonic())
+        """By one thread at a time: the ledger takes readings in the order in which they were made."""
+        with self._reading:
+            readings = {c: r for source in self._sources.sources if not source.prompt for c, r in source.read().items()}
+            with self._lock:
+                self._ledger.slow_readings(readings, time.monotonic())
 
     def _save(self) -> None:
         while not self._stop.wait(self._settings.heartbeat_s):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -281,6 +282,29 @@ def idle_power_taken_over():
 def test_idle_power_that_an_earlier_run_read_is_not_read_again_unless_it_is_unknown(gpus):
     assert gpus.call(idle_power_taken_over, "gpu GPU-a 300", IDLE_W="77") == 77.0
     assert gpus.call(idle_power_taken_over, "gpu GPU-a 300", IDLE_W="null") == pytest.approx(300, rel=0.2)
+
+
+def checkpoints_side_by_side():
+    """Four attempts that save their joules before each of many checkpoints, beside quick heartbeats."""
+    ledger = Path(os.environ["LEDGER"])
+    service = meter(MeterSettings(components=("cpu", "dram"), idle_s=0, heartbeat_s=0.01), ledger)
+
+    def work(stage):
+        service.begin(about(stage), [os.getpid()], [], 0.5)
+        for _ in range(8):
+            service.close(service.open((stage, 1), "checkpoint", 1, None), None)
+        return service.end((stage, 1), kept=True)
+
+    with ThreadPoolExecutor() as threads:
+        rows = [row for rows in threads.map(work, "abcd") for row in rows]
+    return [(row["energy_j"], row["reason"]) for row in [*rows, *service.finish()["energy"]]]
+
+
+def test_a_meter_that_several_ask_at_once_takes_its_readings_in_the_order_in_which_they_were_made(gpus, tmp_path):
+    found = gpus.call(checkpoints_side_by_side, "gpu GPU-a 300", LEDGER=str(tmp_path / "ledger" / "run-node.json"))
+    assert len(found) > 4 * 8 * 2
+    assert {reason for _, reason in found} == {None}
+    assert all(energy_j >= 0 for energy_j, _ in found)
 
 
 def test_storage_that_goes_away_is_said_and_comes_back(gpus, tmp_path):
