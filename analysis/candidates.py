@@ -141,27 +141,35 @@ def _inferences(results: Results, energy: Energy) -> pl.LazyFrame:
             finetune_devices=pl.col("finetune_devices").fill_null([]),
             gpu_kinds=pl.concat_list("gpu", pl.col("finetune_gpus").fill_null([])).list.drop_nulls().list.unique(),
         )
-        .with_columns(gpu_kind=_gpus(), own_settings=settings_without("seed", "finetuned"))
+        .with_columns(gpu_kind=_gpus())
         .with_columns(
-            family=_key(_shared(), settings_without("pruning", of="own_settings"), pl.col("finetune_family")),
+            family=_key(_shared(), pl.col("kin_settings"), pl.col("finetune_family")),
             configuration=_key(
                 _shared(),
                 *[pl.col("pruning"), pl.col("pruning_applied")],
                 *[pl.col("own_settings"), pl.col("finetune_configuration")],
             ),
         )
-        .drop("own_settings")
+        .drop("own_settings", "kin_settings")
         .with_columns(pl.col("family", "configuration").cast(pl.Categorical))  # long texts, few of them, to group by
     )
 
 
 def _with_parts(results: Results) -> pl.LazyFrame:
-    """The stages, with what the joules that count are made of and marked with."""
-    return results.stages.join(metered(results.stages, results.windows), on="stage_id", how="left").with_columns(
-        part_marks=that_count("marks"),
-        price_currency=pl.col("currency").fill_null(""),
-        device_label=_device(),
-        gpu=pl.coalesce("gpu_kind", pl.when(pl.col("device") == "cuda").then("device_name")),
+    """The stages, with what the joules that count are made of and marked with.
+
+    `own_settings` are the same for all seeds, and `kin_settings` for all prunings too.
+    """
+    return (
+        results.stages.join(metered(results.stages, results.windows), on="stage_id", how="left")
+        .with_columns(
+            part_marks=that_count("marks"),
+            price_currency=pl.col("currency").fill_null(""),
+            device_label=_device(),
+            gpu=pl.coalesce("gpu_kind", pl.when(pl.col("device") == "cuda").then("device_name")),
+            own_settings=settings_without("seed", "finetuned"),
+        )
+        .with_columns(kin_settings=settings_without("pruning", of="own_settings"))
     )
 
 
@@ -190,8 +198,8 @@ def _finetunings(stages: pl.LazyFrame, energy: Energy) -> pl.LazyFrame:
         finetune_marks="part_marks",
         finetune_devices="device_label",
         finetune_gpus="gpu",
-        finetune_family=settings_without("seed", "pruning"),
-        finetune_configuration=settings_without("seed"),
+        finetune_family="kin_settings",
+        finetune_configuration="own_settings",
     )
     return (
         needs.join(finetunings, on="needs", how="left")

@@ -93,8 +93,10 @@ def metered(stages: pl.LazyFrame, energy: pl.LazyFrame) -> pl.LazyFrame:
         .filter(pl.col("window").is_in(SERVING) | of_finetuning)
         .select("stage_id", "component", pl.col("measured").fill_null(value=False))
         .unique()
+        .with_columns(component=component)
         .group_by("stage_id")
-        .agg(made_of=component.sort().str.join(" + "), windows_kind=kind_of("measured"))
+        .agg("component", windows_kind=kind_of("measured"))
+        .with_columns(made_of=pl.col("component").list.sort().list.join(" + "))
     )
     return stages.join(windows, on="stage_id", how="left").select(
         "stage_id", "made_of", part_kind=pl.coalesce("windows_kind", "energy_kind", pl.lit(UNKNOWN))

@@ -47,15 +47,18 @@ def graded(stages: pl.LazyFrame, quality: pl.LazyFrame) -> pl.LazyFrame:
         .join(values.select("task", "metric").unique(), on="task", how="left")
         .join(values, on=["stage_id", "task", "metric"], how="left")
         .with_columns(on_scale=_on_scale())
+        .with_columns(fault=_fault())
         .sort("stage_id", "task", "metric")
         .group_by("stage_id", "task", maintain_order=True)
         .agg(
-            _task_fault(),
+            pl.col("fault").drop_nulls(),
+            nothing=pl.col("value").null_count() == pl.len(),
             of_task=pl.mean("on_scale"),
             accuracy=pl.col("value").filter(pl.col("metric") == "accuracy").first(),
             examples=_smallest("examples"),
             metrics=pl.struct("task", "metric", "value"),
         )
+        .with_columns(task_fault=_task_fault())
         .group_by("stage_id", maintain_order=True)
         .agg(
             rho=pl.mean("of_task"),
@@ -81,18 +84,22 @@ def _smallest(column: str) -> pl.Expr:
     return pl.when(pl.col(column).null_count() == 0).then(pl.min(column))
 
 
-def _task_fault() -> pl.Expr:
+def _fault() -> pl.Expr:
+    """What is missing or impossible of one metric of a task, else null."""
     name, value = pl.format("{}.{}", "task", "metric"), pl.col("value")
     mapped = pl.when(pl.col("metric").is_in(list(_LOWER_IS_BETTER))).then(pl.format("{}, as quality ", value))
-    fault = (
+    return (
         pl.when(value.is_null())
         .then(pl.format("{} is missing", name))
         .when(~pl.col("on_scale").is_between(0, 1))
         .then(pl.format("{} is {}{}, not in [0, 1]", name, mapped.otherwise(pl.lit("")), "on_scale"))
     )
+
+
+def _task_fault() -> pl.Expr:
+    """The faults of a task's metrics in words, null where it has none."""
     return (
-        pl.when(value.null_count() == pl.len())
-        .then(pl.format("no quality of {}", pl.first("task")))
-        .otherwise(fault.drop_nulls().str.join("; ").replace("", None))
-        .alias("task_fault")
+        pl.when("nothing")
+        .then(pl.format("no quality of {}", "task"))
+        .otherwise(pl.col("fault").list.join("; ").replace("", None))
     )

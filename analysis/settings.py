@@ -17,13 +17,16 @@ def settings_without(*names: str, of: str = "settings") -> pl.Expr:
     value = rf'"({"|".join(map(re.escape, names))})":(?:"[^"\\]*"|[-+.\w]+)'
 
     def without(column: pl.Series) -> pl.Series:
-        texts = column.drop_nulls().unique()
-        blanked = texts.str.replace_all(value, '"${1}":null')
-        distinct = blanked.unique()
+        blanked = column.str.replace_all(value, '"${1}":null')
+        distinct = blanked.drop_nulls().unique()
         counts = distinct.str.count_matches(value)
-        short = {text: _without(text, names, blanks) for text, blanks in zip(distinct, counts, strict=True)}
-        left = [short[like] or _without(text, names) or text for text, like in zip(texts, blanked, strict=True)]
-        return column.replace_strict(texts, pl.Series(left, dtype=pl.String), return_dtype=pl.String)
+        short = [_without(text, names, blanks) for text, blanks in zip(distinct, counts, strict=True)]
+        left = blanked.replace_strict(distinct, pl.Series(short, dtype=pl.String), return_dtype=pl.String)
+        unread = left.is_null() & column.is_not_null()
+        if not unread.any():
+            return left
+        read = [_without(text, names) or text for text in column.filter(unread)]
+        return left.scatter(unread.arg_true(), read)
 
     return pl.col(of).map_batches(without, return_dtype=pl.String)
 
