@@ -9,21 +9,8 @@ from typing import Annotated
 import typer
 
 from energyaware.errors import InputError
-from sweep.options import (
-    AllowMixed,
-    Everything,
-    Folders,
-    GpuKind,
-    JoulesRanked,
-    Level,
-    Metric,
-    Phi,
-    RankedEnergy,
-    Requests,
-    Weight,
-    app,
-    ranking_options,
-)
+from sweep.options import Folders, app
+from sweep.ranking_options import RankingOptions, takes_ranking_options
 
 
 class PictureFormat(StrEnum):
@@ -52,22 +39,16 @@ Stage = Annotated[
     epilog="Examples: energyaware figures results/quickstart -o pictures; "
     "energyaware figures results/quickstart --only pareto --only weights --format png"
 )
+@takes_ranking_options
 def figures(
     directories: Folders,
+    *,
     output: Pictures = Path("figures"),
     form: Annotated[PictureFormat, typer.Option("--format", help="What to write.")] = PictureFormat.svg,
     theme: Annotated[Ground, typer.Option(help="What to draw on.")] = Ground.light,
     only: Only = None,
     stage: Stage = None,
-    weight: Weight = None,
-    requests: Requests = None,
-    phi: Phi = None,
-    metric: Metric = None,
-    energy: JoulesRanked = RankedEnergy.gross,
-    level: Level = 0.95,
-    allow_mixed: AllowMixed = False,
-    gpu_kind: GpuKind = None,
-    everything: Everything = False,
+    ranking: RankingOptions,
 ) -> None:
     """Draw results, each figure in a file of its own, with its caption. Says why a figure is left out.
 
@@ -75,15 +56,11 @@ def figures(
     """
     from analysis.figures import figures as figures_of
     from analysis.load import load
+    from sweep.output import refuse_inside, save
 
-    options = ranking_options(
-        directories,
-        *(weight, requests, phi, metric, energy, level),
-        allow_mixed=allow_mixed,
-        gpu_kind=gpu_kind,
-        everything=everything,
-    )
-    drawn = figures_of(load(*directories), only=only or (), stage=stage, **options)
+    results = load(*directories)
+    refuse_inside(results.folders.values(), output)
+    drawn = figures_of(results, only=only or (), stage=stage, **ranking)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -94,7 +71,5 @@ def figures(
             continue
         picture = figure.png(theme.value) if form is PictureFormat.png else figure.svg(theme.value).encode()
         file = output / f"{figure.name}.{form.value}"
-        unfinished = file.with_name(f".{file.name}.part")
-        unfinished.write_bytes(picture)
-        unfinished.replace(file)
+        save(picture, file, results.folders.values())
         print(file)

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from energyaware.errors import InputError
-from sweep.options import (
-    AllowMixed,
-    Everything,
-    Folders,
-    GpuKind,
-    JoulesRanked,
-    Level,
-    Metric,
-    Phi,
-    RankedEnergy,
-    Requests,
-    Weight,
-    app,
-    console,
-    ranking_options,
-)
+from sweep.options import Folders, app, console
+from sweep.ranking_options import RankingOptions, takes_ranking_options
 
 Page = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the page.")]
 
@@ -35,46 +20,28 @@ _BYTES_PER_MIB = 2**20
     epilog="Examples: energyaware report results/quickstart -o report.html\n\n"
     "energyaware report results/* --weight 0.7 --requests 1000000"
 )
-def report(
-    directories: Folders,
-    output: Page = Path("report.html"),
-    weight: Weight = None,
-    requests: Requests = None,
-    phi: Phi = None,
-    metric: Metric = None,
-    energy: JoulesRanked = RankedEnergy.gross,
-    level: Level = 0.95,
-    allow_mixed: AllowMixed = False,
-    gpu_kind: GpuKind = None,
-    everything: Everything = False,
-) -> None:
+@takes_ranking_options
+def report(directories: Folders, *, output: Page = Path("report.html"), ranking: RankingOptions) -> None:
     """Write one HTML file with the answer, the ranking, figures and how sure it is. It opens without a network.
 
     Defaults are those of the sweep file.
     """
     from analysis.load import load
     from analysis.report import report as page_of
+    from sweep.output import refuse_inside, save
 
-    options = ranking_options(
-        directories,
-        *(weight, requests, phi, metric, energy, level),
-        allow_mixed=allow_mixed,
-        gpu_kind=gpu_kind,
-        everything=everything,
-    )
-    page = page_of(load(*directories), command=_command(directories, output, options), **options).encode()
-    try:
-        output.write_bytes(page)
-    except OSError as problem:
-        raise InputError("--output", str(output), f"cannot be written: {problem.strerror}") from None
+    results = load(*directories)
+    refuse_inside(results.folders.values(), output)
+    page = page_of(results, command=_command(directories, output, ranking), **ranking).encode()
+    save(page, output, results.folders.values())
     size = f"{len(page) / _BYTES_PER_MIB:.1f} MiB"
     console().print(f"{output}: {size}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _command(directories: list[str], output: Path, options: dict[str, Any]) -> str:
+def _command(directories: list[str], output: Path, ranking: RankingOptions) -> str:
     """What makes the same page again, whatever the sweep file says by then."""
     words = ["energyaware", "report", *directories, "-o", str(output)]
-    for name, value in options.items():
+    for name, value in ranking.items():
         match name, value:
             case _, None:
                 pass

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.options import (
-    AllowMixed,
-    Everything,
-    Folder,
-    Folders,
-    Format,
-    GpuKind,
-    JoulesRanked,
-    Level,
-    Metric,
-    Phi,
-    PlanFormat,
-    RankedEnergy,
-    Requests,
-    RowsFormat,
-    Weight,
-    app,
-    asked_ranking,
-    console,
-    ranking_options,
-    show,
-)
+from sweep.options import Folder, Folders, Format, PlanFormat, RowsFormat, app, asked_ranking, console, show
+from sweep.ranking_options import RankingOptions, takes_ranking_options
 
 if TYPE_CHECKING:
     from analysis.load import Results
@@ -62,17 +43,11 @@ def status(
     "energyaware rank results/quickstart --metric edp --phi ratio --weights\n\n"
     "energyaware rank results/quickstart --break-even"
 )
+@takes_ranking_options
 def rank(
     directories: Folders,
-    weight: Weight = None,
-    requests: Requests = None,
-    phi: Phi = None,
-    metric: Metric = None,
-    energy: JoulesRanked = RankedEnergy.gross,
-    level: Level = 0.95,
-    allow_mixed: AllowMixed = False,
-    gpu_kind: GpuKind = None,
-    everything: Everything = False,
+    *,
+    ranking: RankingOptions,
     weights: Annotated[
         bool, typer.Option("--weights", help="Show who is best at which weight, and where the order changes.")
     ] = False,
@@ -84,14 +59,7 @@ def rank(
     """Rank configurations by quality and energy, and say how sure that is. Defaults are those of the sweep file."""
     from analysis.load import load
 
-    options = ranking_options(
-        directories,
-        *(weight, requests, phi, metric, energy, level),
-        allow_mixed=allow_mixed,
-        gpu_kind=gpu_kind,
-        everything=everything,
-    )
-    show_ranking(load(*directories), options, form, weights=weights, break_even=break_even)
+    show_ranking(load(*directories), ranking, form, weights=weights, break_even=break_even)
 
 
 @app.command(
@@ -118,7 +86,7 @@ def query(
 
 
 def show_ranking(
-    results: Results, options: dict[str, Any], form: Format, *, weights: bool = False, break_even: bool = False
+    results: Results, options: Mapping[str, Any], form: Format, *, weights: bool = False, break_even: bool = False
 ) -> None:
     """Print the ranking of results; JSON has all of it, whatever is asked for."""
     from analysis.ranking_table import as_table

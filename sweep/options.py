@@ -50,24 +50,6 @@ class PlanFormat(StrEnum):
     json = "json"
 
 
-class RankedEnergy(StrEnum):
-    """Whose joules are ranked."""
-
-    gross = "gross"
-    net = "net"
-
-
-class RankedBy(StrEnum):
-    """What of energy is ranked."""
-
-    request = "request"
-    token = "token"  # noqa: S105 - of a text
-    correct = "correct"
-    edp = "edp"
-    carbon = "carbon"
-    cost = "cost"
-
-
 SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A results folder, or its URL such as s3://bucket/sweep.")]
 Folders = Annotated[
@@ -91,33 +73,9 @@ ShipCode = Annotated[
 Detach = Annotated[
     bool, typer.Option("--detach", help="Outlive this terminal: a Ray job on a cluster, a process of its own here.")
 ]
-Weight = Annotated[
-    float | None, typer.Option(help="w of R = w*phi + (1-w)*rho, from 0 (quality) to 1 (energy).", show_default=False)
-]
-Requests = Annotated[
-    int | None, typer.Option(help="Requests the fine-tuning's joules are spread over.", show_default=False)
-]
-Phi = Annotated[str | None, typer.Option(help="Normalisation of energy: minmax or ratio.", show_default=False)]
-Metric = Annotated[
-    RankedBy | None,
-    typer.Option(
-        help="What energy efficiency is computed from: joules per request, per token or per correct answer, "
-        "energy-delay product, carbon or cost per request.",
-        show_default=False,
-    ),
-]
-JoulesRanked = Annotated[RankedEnergy, typer.Option(help="gross: joules as metered. net: those beyond idle power.")]
-AllowMixed = Annotated[
-    bool, typer.Option("--allow-mixed", help="Rank measured against estimated energy all the same, and say so.")
-]
-GpuKind = Annotated[
-    str | None,
-    typer.Option(metavar="KIND", help="Only what was measured on GPUs with this in their name.", show_default=False),
-]
 Everything = Annotated[
     bool, typer.Option("--all", help="Rank all that is finished, also what the sweep file no longer asks for.")
 ]
-Level = Annotated[float, typer.Option(help="Confidence of the intervals.")]
 
 
 def asked_ranking(*directories: str) -> dict[str, Any]:
@@ -132,25 +90,6 @@ def asked_ranking(*directories: str) -> dict[str, Any]:
         for name in names
         if name in asked[0] and all(asked[0][name] == each.get(name) for each in asked)
     }
-
-
-def ranking_options(
-    directories: list[str],
-    weight: float | None,
-    requests: int | None,
-    phi: str | None,
-    metric: Any,
-    energy: RankedEnergy,
-    level: float,
-    *,
-    allow_mixed: bool,
-    gpu_kind: str | None,
-    everything: bool,
-) -> dict[str, Any]:
-    """What is given on the command line, and for what is not, what the sweep files say."""
-    given = {"weight": weight, "requests": requests, "phi": phi, "metric": metric, "allow_mixed": allow_mixed or None}
-    asked = asked_ranking(*directories) | {name: value for name, value in given.items() if value is not None}
-    return asked | {"energy": energy.value, "level": level, "asked_only": not everything, "gpu_kind": gpu_kind}
 
 
 def asked_sweep(directory: str) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -14,7 +14,7 @@ from analysis.kinds import ESTIMATED, MEASURED, MIXED, UNKNOWN
 from analysis.labels import labels
 from analysis.load import Results
 from analysis.metrics import METRICS
-from analysis.show import Answer
+from analysis.show import Answer, AnswerChoices
 from analysis.show import answer as answer_of
 
 _OF_STAGES: Final = [
@@ -32,13 +32,13 @@ class Subject:
     """Results and how they are ranked.
 
     Attributes:
-        options: arguments of `analysis.show.answer`, all of them.
+        choices: how they are ranked, as of `analysis.show.answer`.
         given: the answer, where it is there already.
         stage: of which stage power is drawn: the beginning of its id, or None for the longest fine-tuning.
     """
 
     results: Results
-    options: dict[str, Any]
+    choices: AnswerChoices
     given: Answer | None
     stage: str | None
 
@@ -50,7 +50,7 @@ class Subject:
             NothingToDraw: nothing is ranked, or what is there cannot be compared.
         """
         try:
-            found = self.given or answer_of(self.results, **self.options)
+            found = self.given or answer_of(self.results, **self.choices)
         except NotComparable as problem:
             raise NothingToDraw(problem.problem) from None
         if found.rows.is_empty():
@@ -70,8 +70,13 @@ class Subject:
         Raises:
             NothingToDraw: there are none.
         """
-        of = {name: self.options[name] for name in ("energy", "asked_only", "gpu_kind")}
-        frame = candidates(self.results, **of).filter(pl.col("reason").is_null()).sort("stage_id").collect()
+        found = candidates(
+            self.results,
+            self.choices.get("energy", "gross"),
+            asked_only=self.choices.get("asked_only", True),
+            gpu_kind=self.choices.get("gpu_kind"),
+        )
+        frame = found.filter(pl.col("reason").is_null()).sort("stage_id").collect()
         if frame.is_empty():
             raise NothingToDraw("no inference is finished and has both a quality and an energy")
         return frame

@@ -1,6 +1,7 @@
 """What drives energy and quality, as the page tells it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import polars as pl
@@ -8,7 +9,7 @@ import polars as pl
 from analysis.load import Results
 from analysis.report.section import Section
 from analysis.report.sure import between
-from analysis.report.table import Cell, Column, Table, cell, quantity, table_of
+from analysis.report.table import Cell, Column, Table, quantity, table_of
 from analysis.statistics import Statistics, statistics
 
 _PAIRS: Final = 60
@@ -38,94 +39,68 @@ def _tables(found: Statistics) -> Iterator[Table]:
     if tests.height:
         yield _tests(tests)
     if found.assumptions.height:
-        headings = {"response": "response", "pool": "joules", "assumption": "assumption", "holds": "holds"}
-        yield table_of(
-            found.assumptions,
-            "assumptions",
-            "What the tests assume",
-            {**headings, "finding": Column("finding", wide=True)},
-        )
+        yield _assumptions(found.assumptions)
     if found.correlations.height:
         yield _correlations(found.correlations)
 
 
 def _effects(levels: pl.DataFrame) -> Table:
-    columns = [
-        Column("response"),
-        Column("joules", "whose joules: those of different origins are analysed apart"),
-        Column("level"),
-        Column("effect", wide=True),
-        Column("stages", numeric=True),
-        Column("p", "corrected by Holm's method", numeric=True),
-    ]
-    rows = [
-        [
-            cell(row["response"]),
-            cell(row["pool"]),
-            cell(f"{row['term']}: {row['level']}"),
-            cell(row["words"] or row["reason"]),
-            cell(row["n"]),
-            _p(row["p_holm"]),
-        ]
-        for row in levels.iter_rows(named=True)
-    ]
-    return Table("effects", "How much each setting changes", columns, rows, heading=2)
+    shown = levels.with_columns(told=pl.coalesce("words", "reason"), term_level=pl.format("{}: {}", "term", "level"))
+    headings: dict[str, str | Column] = {
+        "response": "response",
+        "pool": Column("joules", "whose joules: those of different origins are analysed apart"),
+        "term_level": "level",
+        "told": Column("effect", wide=True),
+        "n": "stages",
+        "p_holm": Column("p", "corrected by Holm's method", numeric=True, shown=_p),
+    }
+    return table_of(shown, "effects", "How much each setting changes", headings, heading=2)
 
 
 def _tests(tests: pl.DataFrame) -> Table:
-    columns = [
-        Column("response"),
-        Column("joules"),
-        Column("term"),
-        Column("F", numeric=True),
-        Column("partial eta²", "share of what the other terms leave that this one explains", numeric=True),
-        Column("partial omega²", "the same, corrected for what chance would explain", numeric=True),
-        Column("p", "corrected by Holm's method", numeric=True),
-        Column("p HC3", "the same, robust against unequal variances", numeric=True),
-        Column("not tested because", wide=True),
-    ]
-    rows = [
-        [
-            cell(row["response"]),
-            cell(row["pool"]),
-            cell(row["term"]),
-            quantity(row["statistic"]),
-            quantity(row["partial_eta_squared"]),
-            quantity(row["partial_omega_squared"]),
-            _p(row["p_holm"]),
-            _p(row["p_robust_holm"]),
-            cell(row["reason"]),
-        ]
-        for row in tests.iter_rows(named=True)
-    ]
-    return Table("tests", "Which settings matter", columns, rows, heading=2)
+    headings: dict[str, str | Column] = {
+        "response": "response",
+        "pool": "joules",
+        "term": "term",
+        "statistic": Column("F", numeric=True, shown=quantity),
+        "partial_eta_squared": Column(
+            "partial eta²", "share of what the other terms leave that this one explains", numeric=True, shown=quantity
+        ),
+        "partial_omega_squared": Column(
+            "partial omega²", "the same, corrected for what chance would explain", numeric=True, shown=quantity
+        ),
+        "p_holm": Column("p", "corrected by Holm's method", numeric=True, shown=_p),
+        "p_robust_holm": Column("p HC3", "the same, robust against unequal variances", numeric=True, shown=_p),
+        "reason": Column("not tested because", wide=True),
+    }
+    return table_of(tests, "tests", "Which settings matter", headings, heading=2)
+
+
+def _assumptions(assumptions: pl.DataFrame) -> Table:
+    headings: dict[str, str | Column] = {
+        "response": "response",
+        "pool": "joules",
+        "assumption": "assumption",
+        "holds": "holds",
+        "finding": Column("finding", wide=True),
+    }
+    return table_of(assumptions, "assumptions", "What the tests assume", headings)
 
 
 def _correlations(pairs: pl.DataFrame) -> Table:
-    columns = [
-        Column("between"),
-        Column("and"),
-        Column("rank correlation", "Spearman's, from -1 to 1", numeric=True),
-        Column("within"),
-        Column("configurations", numeric=True),
-        Column("p", "corrected by Holm's method over all pairs", numeric=True),
-        Column("joules"),
-    ]
     strongest = pairs.sort(pl.col("rho").abs(), descending=True, nulls_last=True)
-    rows = [
-        [
-            cell(row["first"].replace("_", " ")),
-            cell(row["second"].replace("_", " ")),
-            quantity(row["rho"]),
-            between(row["low"], row["high"]),
-            cell(row["n"]),
-            _p(row["p_holm"]),
-            cell(row["pool"]),
-        ]
-        for row in strongest.head(_PAIRS).iter_rows(named=True)
-    ]
-    more = f"The strongest {_PAIRS} of {pairs.height:,}." if pairs.height > _PAIRS else None
-    return Table("correlations", "What goes together: rank correlations", columns, rows, more=more)
+    shown = strongest.with_columns(pl.col("first", "second").str.replace_all("_", " "), within=pl.struct("low", "high"))
+    headings: dict[str, str | Column] = {
+        "first": "between",
+        "second": "and",
+        "rho": Column("rank correlation", "Spearman's, from -1 to 1", numeric=True, shown=quantity),
+        "within": Column("within", shown=lambda ends: between(**ends)),
+        "n": "configurations",
+        "p_holm": Column("p", "corrected by Holm's method over all pairs", numeric=True, shown=_p),
+        "pool": "joules",
+    }
+    table = table_of(shown.head(_PAIRS), "correlations", "What goes together: rank correlations", headings)
+    return replace(table, more=f"The strongest {_PAIRS} of {pairs.height:,}.") if pairs.height > _PAIRS else table
 
 
 def _p(value: float | None) -> Cell:

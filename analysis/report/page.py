@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from analysis.comparable import NotComparable
+from analysis.extra import require_report_extra
 from analysis.figures import figures
 from analysis.figures.figure import Figure
 from analysis.load import Results
@@ -15,9 +16,8 @@ from analysis.report.failed import progress
 from analysis.report.section import Section
 from analysis.report.sure import sure_section
 from analysis.report.tradeoffs import tradeoffs_section
-from analysis.show import Answer, answer
+from analysis.show import Answer, AnswerChoices, answer
 from analysis.status import Status, status
-from energyaware.errors import InputError
 
 _NOTES: Final = 3
 """Notes that stand at the top; more are folded away. Those on where joules come from are the first."""
@@ -25,22 +25,20 @@ _NOTES: Final = 3
 _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
 
 
-def report(results: Results, *, command: str | None = None, **options: Any) -> str:
+def report(results: Results, *, command: str | None = None, **choices: Unpack[AnswerChoices]) -> str:
     """One HTML file that holds all it needs.
 
     Args:
         results: a loaded results folder, of a sweep that is at its end or at work.
         command: the command line that makes the page anew, as it is to be shown.
-        options: those of `analysis.show.answer`.
+        choices: how results are ranked, as of `analysis.show.answer`.
 
     Raises:
-        InputError: an option is out of its range, or the libraries of the extra `report` are not installed.
+        InputError: a choice is out of its range, or the libraries of the extra `report` are not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as problem:
-        raise InputError("report", "", f"needs {problem.name}: pip install 'energyaware[report]'") from None
+    require_report_extra("report", ["jinja2", "markupsafe"])
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     def readable(value: object) -> object:
         """Text without control characters and what turns the direction of writing; markup of our own as it is."""
@@ -56,13 +54,13 @@ def report(results: Results, *, command: str | None = None, **options: Any) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(_content(results, command, options))
+    return environment.get_template("page.html.j2").render(_content(results, command, choices))
 
 
-def _content(results: Results, command: str | None, options: dict[str, Any]) -> dict[str, Any]:
+def _content(results: Results, command: str | None, choices: AnswerChoices) -> dict[str, Any]:
     now = status(results)
-    found, refusal = _answer(results, options)
-    drawn = list(figures(results, **options).values())
+    found, refusal = _answer(results, choices)
+    drawn = list(figures(results, **choices).values())
     notes = [] if found is None else [note for note in found.notes if note not in results.problems]
     style, scripts = inline.style(), inline.scripts(figures=any(figure.chart is not None for figure in drawn))
     return {
@@ -79,14 +77,14 @@ def _content(results: Results, command: str | None, options: dict[str, Any]) -> 
         "notes": notes[:_NOTES],
         "more_notes": notes[_NOTES:],
         "key_figures": list(sections.key_figures(found, now)),
-        "sections": _sections(results, now, found, drawn, command, asked_only=options.get("asked_only", True)),
+        "sections": _sections(results, now, found, drawn, command, asked_only=choices.get("asked_only", True)),
     }
 
 
-def _answer(results: Results, options: dict[str, Any]) -> tuple[Answer | None, str | None]:
+def _answer(results: Results, choices: AnswerChoices) -> tuple[Answer | None, str | None]:
     """The ranking, or why there is none."""
     try:
-        return answer(results, **options), None
+        return answer(results, **choices), None
     except NotComparable as refusal:
         return None, str(refusal)
 

@@ -1,6 +1,6 @@
 """Tables as the page shows them: text to read, and numbers to sort by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -24,12 +24,21 @@ _TALL: Final = 15
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its heading, what it means where that is not plain, and whether it holds numbers or long text."""
+    """A column.
+
+    Attributes:
+        heading: what stands above it.
+        meaning: what that means, where it is not plain.
+        numeric: whether it holds numbers.
+        wide: whether it holds long text.
+        shown: makes a cell of a value, where `cell` does not.
+    """
 
     heading: str
     meaning: str | None = None
     numeric: bool = False
     wide: bool = False
+    shown: "Callable[[Any], Cell] | None" = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,8 @@ def table_of(
     columns = [_column(frame[column], title) for column, title in headings.items()]
     shown = frame.select(*headings)
     listed = shown if most is None else shown.head(most)
-    rows = [[cell(value) for value in row] for row in listed.iter_rows()]
+    cells = [column.shown or cell for column in columns]
+    rows = [[of(value) for of, value in zip(cells, row, strict=True)] for row in listed.iter_rows()]
     more = f"The first {most} of {shown.height:,} rows." if listed.height < shown.height else None
     return Table(name, caption, columns, rows, heading, more)
 

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Final
 
 import polars as pl
 
+from analysis.extra import require_report_extra
 from analysis.load import Results
 from analysis.statistics.holm import correct
 from analysis.statistics.responses import RESPONSES, Response
 from energyaware.errors import InputError
-
-_LIBRARIES: Final = ["numpy", "scipy", "statsmodels"]
 
 EFFECTS: Final[dict[str, type[pl.DataType]]] = {
     **dict.fromkeys(("response", "pool", "term", "level", "reference"), pl.String),
@@ -68,8 +66,7 @@ def statistics(results: Results, responses: Sequence[str] = tuple(RESPONSES), *,
     Raises:
         InputError: there is no such response, or a library that this takes is not installed.
     """
-    if missing := [name for name in _LIBRARIES if find_spec(name) is None]:
-        raise InputError("statistics", "", f"takes {', '.join(missing)}: pip install 'energyaware[report]'")
+    require_report_extra("statistics", ["scipy", "statsmodels"])
     if unknown := [name for name in responses if name not in RESPONSES]:
         raise InputError("statistics", "response", f"{unknown[0]!r} is not allowed: one of {', '.join(RESPONSES)}")
     from analysis.statistics.anova import LEVEL

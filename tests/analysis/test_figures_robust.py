@@ -23,6 +23,7 @@ from energyaware.errors import InputError
 from tests.analysis.builders import Lab
 from tests.analysis.drawn import drawn, elements, marks, names, parts, text
 from tests.analysis.frames import finetuning, grades, inference, results_of, window
+from tests.loaded import loaded_by
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -337,6 +338,26 @@ def test_what_is_asked_wrongly_is_one_line_and_writes_nothing(folder, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", [".", "figures", "stages/figures", "nothing/../figures"])
+def test_the_command_writes_nothing_into_the_results(folder, tmp_path, place):
+    held = sorted(folder.rglob("*"))
+    ended = command(folder, "-o", folder / place, "--only", "lost", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        f"error: --output: {folder / place}: lies in the results folder {folder}, which is only read here\n",
+    )
+    assert sorted(folder.rglob("*")) == held
+
+
+def test_a_figure_that_is_a_link_into_the_results_is_not_followed(folder, tmp_path):
+    (tmp_path / "lost.svg").symlink_to(folder / "plan.parquet")
+    plan = (folder / "plan.parquet").read_bytes()
+    ended = command(folder, "-o", tmp_path, "--only", "lost", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "lost.svg: lies in the results folder" in ended.stderr
+    assert (folder / "plan.parquet").read_bytes() == plan
+
+
 def test_without_the_extra_the_command_says_what_to_install(folder):
     code = (
         "import sys\nsys.modules['altair'] = None\nsys.argv[1:] = ['figures', sys.argv[1]]\n"
@@ -353,15 +374,9 @@ def test_without_the_extra_the_command_says_what_to_install(folder):
 
 
 def test_nothing_that_draws_is_loaded_before_figures_are_asked_for():
-    code = "import sys, analysis, analysis.figures\nprint(*(name for name in sys.modules if '.' not in name))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    assert not {"altair", "vl_convert", "pandas", "torch", "ray"} & {*loaded}
+    loaded = loaded_by("import analysis.figures")
+    assert "analysis.figures" in loaded
+    assert not {"altair", "vl_convert", "pandas", "torch", "ray"} & loaded
 
 
 def test_files_that_are_merged_while_they_are_read_are_one_line(tmp_path):

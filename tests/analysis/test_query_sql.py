@@ -233,11 +233,16 @@ def test_parquet_goes_to_a_pipe_but_not_to_a_terminal(lab):
     assert done.stderr == b"error: --format: parquet is not for a terminal: name a file with -o, or pipe it\n"
 
 
+def test_an_answer_goes_into_a_pipe_that_is_named_as_a_file(lab):
+    done = run_query(lab, "SELECT 1 AS one", "--format", "csv", "-o", "/dev/stdout")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"one\n1\n", b"")
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("results/stages/z.parquet", "which a query does not change"),
-        ("results/../results/z.parquet", "which a query does not change"),
+        ("results/stages/z.parquet", "which is only read here"),
+        ("results/../results/z.parquet", "which is only read here"),
         ("nowhere/z.parquet", "cannot be written: No such file or directory"),
         (".", "cannot be written: Is a directory"),
     ],
