@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +68,7 @@ def slurm(
     """
     from cluster.launch.slurm import SlurmJob, sbatch_script
     from sweep.launch import nodes_for
+    from sweep.output import put
     from sweep.sweep_file import load
 
     sweep = load(file)
@@ -87,7 +87,7 @@ def slurm(
             time=time,
             partition=partition,
         )
-    _write(sbatch_script(job), output)
+    put(sbatch_script(job), output)
 
 
 @cluster.command(
@@ -115,6 +115,7 @@ def kuberay(
     """
     from cluster.launch.kuberay import RayJob, manifest
     from sweep.launch import for_pods, nodes_for
+    from sweep.output import put
     from sweep.sweep_file import load
 
     sweep = load(file)
@@ -133,7 +134,7 @@ def kuberay(
             claim=claim,
             namespace=namespace,
         )
-    _write(manifest(job), output)
+    put(manifest(job), output)
 
 
 @contextmanager
@@ -144,13 +145,3 @@ def _options_named() -> Iterator[None]:
     except ValueError as problem:
         attribute, _, what = str(problem).partition(": ")
         raise InputError(f"--{attribute.replace('_', '-')}", "", what) from None
-
-
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        sys.stdout.write(text)
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise InputError("--output", str(output), f"cannot be written: {problem.strerror}") from None
