@@ -1,10 +1,12 @@
 """A funnel finds what the grid finds with fewer stages; hopeless fine-tunings are stopped, and can be gone on with."""
 
 import json
+import subprocess
+import time
 
 import pytest
 
-from tests.end_to_end.command import energyaware, rows
+from tests.end_to_end.command import COMMAND, energyaware, rows
 from tests.own_data import COLUMNS, save_tickets
 from tests.tiny import save_gpt2
 
@@ -39,12 +41,31 @@ def ranked(home, results):
     return json.loads(energyaware("rank", results, "--format", "json", cwd=home).stdout)
 
 
+def run_watched(home, sweep, results):
+    """Run a sweep while its results are read. Returns what it showed, and how many were ranked each time."""
+    seen = []
+    with (home / "shown").open("w+") as shown:
+        run = subprocess.Popen([COMMAND, "run", sweep], cwd=home, stderr=shown)
+        while run.poll() is None:
+            time.sleep(0.2)
+            if (results / "plan.parquet").exists():
+                seen.append(len(ranked(home, results)["rows"]))
+                asked = energyaware("query", results, "SELECT count(*) AS n FROM ranking", "--format", "csv", cwd=home)
+                assert int(asked.stdout.split()[-1]) >= seen[-1]
+                energyaware("report", results, "-o", "page.html", cwd=home)
+                assert status(home, results)["problems"] == []
+        assert run.returncode == 0, (home / "shown").read_text()
+        return (home / "shown").read_text(), seen
+
+
 def test_a_funnel_prunes_the_best_precision_alone_and_the_grid_then_runs_the_rest(home):
     (home / "mine.yaml").write_text(SWEEP + "strategy: {kind: funnel, keep: 1}\n")
     results = home / "results" / "mine"
-    done = energyaware("run", "mine.yaml", cwd=home)
-    assert "10 stages, 10 to run" in done.stderr
-    assert "funnel: 3 stages of precisions that are not among the best skipped" in done.stderr
+    shown, seen = run_watched(home, "mine.yaml", results)
+    assert "10 stages, 10 to run" in shown
+    assert "funnel: 3 stages of precisions that are not among the best skipped" in shown
+    assert seen == sorted(seen)
+    assert seen[0] < seen[-1], "what was finished by then was ranked, and more of it each time"
     assert len(rows(results, "stages")) == 7
     now = status(home, results)
     assert now["skipped_stages"] == 3
