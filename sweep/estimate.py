@@ -13,6 +13,7 @@ from analysis.printing import number
 from analysis.status import clock, counted
 from cluster.inventory import local_cpus, local_gpus
 from energyaware.errors import InputError
+from sweep.placement import SLACK
 from sweep.totals import known_sum
 
 if TYPE_CHECKING:
@@ -135,8 +136,10 @@ def earlier(url: str) -> Results | None:
 def at_once_here(sweep: Sweep, gpus_per_worker: int) -> int:
     """How many stages this machine runs beside each other, at least 1; the largest stages count."""
     resources = sweep.resources
+    if resources.exclusive == "node":
+        return 1
     workers = max(resources.workers_of("finetune"), resources.workers_of("inference"))
-    fit = int(local_cpus() / (workers * resources.cpus_per_worker))
+    fit = int(local_cpus() / (workers * resources.cpus_per_worker) + SLACK)
     if gpus_per_worker:
         fit = min(fit, local_gpus() // (workers * gpus_per_worker))
     return max(1, fit)

@@ -7,9 +7,10 @@ import pytest
 
 from analysis import load as load_results
 from analysis.estimate import Effort, Estimates, estimates
+from cluster.inventory import local_cpus
 from energyaware.precision import Hardware
 from energyaware.store import Store
-from sweep.estimate import earlier, forecast
+from sweep.estimate import at_once_here, earlier, forecast
 from sweep.plan import configuration_columns, make_plan
 from sweep.show_plan import as_json
 from sweep.sweep_file import load
@@ -209,3 +210,17 @@ def test_the_command_tells_it_above_the_stages(folder):
         told.split()
     )
     assert "budget used: 2.78e-05 of 1 kWh (0 %), 0 of 2 hours (0 %)" in told
+
+
+@pytest.mark.parametrize(
+    ("resources", "at_once"),
+    [
+        ("{device: cpu, cpus_per_worker: 0.1, workers: 1}", 10 * local_cpus()),
+        ("{device: cpu, cpus_per_worker: 0.1, workers: 1, exclusive: node}", 1),
+        ("{device: cpu, cpus_per_worker: 0.7, workers: 1}", max(1, 10 * local_cpus() // 7)),
+        ("{device: cpu, cpus_per_worker: 100000}", 1),
+    ],
+)
+def test_as_many_stages_are_reckoned_beside_each_other_as_a_run_starts_here(tmp_path, resources, at_once):
+    sweep = Folder(tmp_path, SWEEP.replace("{device: cpu}", resources)).sweep
+    assert at_once_here(sweep, gpus_per_worker=0) == at_once
