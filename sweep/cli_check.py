@@ -39,7 +39,7 @@ def check(
     from sweep.preflight import look
     from sweep.show_nodes import WIDTH, as_json, as_table
 
-    asked = _asked(file, results)
+    asked = _asked(file, results, address)
     with ExitStack() as held:
         if asked.store:
             held.enter_context(_made(asked.store))
@@ -60,7 +60,7 @@ def check(
         raise typer.Exit(BAD_INPUT)
 
 
-def _asked(file: Path | None, results: str | None) -> Asked:
+def _asked(file: Path | None, results: str | None, address: str) -> Asked:
     from energyaware.energy.base import MeterSettings
     from energyaware.store import Store
     from sweep.plan import make_plan
@@ -72,7 +72,7 @@ def _asked(file: Path | None, results: str | None) -> Asked:
         store = Store(results) if results else None
         return Asked((), store, MeterSettings().components)
     sweep = load(file)
-    stages = make_plan(sweep, resolve_hardware(sweep)).minus(())
+    stages = make_plan(sweep, resolve_hardware(sweep, address)).minus(())
     store = Store(results or sweep.results)
     specs = [stage.spec for stage in stages]
     alone = sweep.resources.exclusive != "none"

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.node import Node
-from energyaware.errors import InputError
+from energyaware.errors import InputError, few
+from energyaware.precision import Hardware
 from energyaware.spec import StageSpec
+from energyaware.support import refusal
 from sweep.placement import Need, all_kinds, kinds_meant, place, why_kinds_are_unclear, why_nowhere
 from sweep.plan import PlannedStage
 from sweep.settings import Resources
@@ -72,16 +74,35 @@ def settle(resources: Resources, gpus: int, nodes: Sequence[Node], source: Any) 
     return Needs(resources, gpus, tuple(all_kinds(nodes)))
 
 
+def refuse_idle_gpus(resources: Resources, device: str, nodes: Sequence[Node], source: Any) -> None:
+    """A machine without a GPU that starts a sweep on a cluster with some: what `auto` took there is not what was meant.
+
+    Raises:
+        InputError: it is so.
+    """
+    with_gpus = [node.name for node in nodes if node.gpus_handed_out]
+    if resources.device == "auto" and device == "cpu" and with_gpus:
+        problem = f"auto took cpu, as this machine has no NVIDIA GPU, but {few(with_gpus)} have some: give cuda or cpu"
+        raise InputError(source, "resources.device", problem)
+
+
 def refused_by_machines(
-    stages: Sequence[PlannedStage], needs: Needs, nodes: Sequence[Node], source: Any, *, one_folder: bool = True
+    stages: Sequence[PlannedStage],
+    needs: Needs,
+    nodes: Sequence[Node],
+    source: Any,
+    *,
+    on_gpus: bool = False,
+    one_folder: bool = True,
 ) -> dict[str, str]:
-    """By stage id: why the stage fits on none of these machines.
+    """By stage id: why the stage fits on none of these machines, or cannot run on the GPUs that they have.
 
     Args:
         stages: to run.
         needs: of them.
         nodes: the machines.
         source: the sweep file, for errors.
+        on_gpus: whether stages compute on the GPUs that they hold.
         one_folder: whether machines share the results folder, where workers find what the first of them has left.
 
     Raises:
@@ -98,8 +119,20 @@ def refused_by_machines(
         apart = len(found.shape) > 1 and not one_folder and stage.spec.shares_weights
         return f"its workers on {len(found.shape)} machines share weights, {ONE_FOLDER}" if apart else None
 
+    def why_not_there(stage: PlannedStage) -> str | None:
+        need = needs.of(stage.spec)
+        where = [node for node in nodes if (found := places[need]) and node.node_id in found.node_ids]
+        return refusal(stage.spec, Hardware("cuda", _capability(where, need.gpu_kind))) if on_gpus else None
+
     found = {stage.stage_id: why(stage) for stage in stages}
-    refused = {stage_id: reason for stage_id, reason in found.items() if reason}
-    if refused and len(refused) == len(found):
-        raise InputError(source, "resources", next(iter(refused.values())))
-    return refused
+    if found and all(found.values()):
+        raise InputError(source, "resources", next(filter(None, found.values())))
+    found |= {stage.stage_id: found[stage.stage_id] or why_not_there(stage) for stage in stages}
+    return {stage_id: reason for stage_id, reason in found.items() if reason}
+
+
+def _capability(nodes: Sequence[Node], kind: str | None) -> tuple[int, int] | None:
+    """The lowest of their GPUs of a kind; None where a driver does not say."""
+    found = [gpu.capability for node in nodes for gpu in node.gpus if kind in {None, gpu.kind}]
+    known = [capability for capability in found if capability is not None]
+    return min(known) if known and len(known) == len(found) else None

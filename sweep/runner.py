@@ -41,12 +41,15 @@ RUN_EXTRA: Final = ("ray", "torch", "transformers", "peft", "bitsandbytes", "dee
 """Libraries that only running needs."""
 
 
-def resolve_hardware(sweep: Sweep) -> Hardware:
-    """What workers compute on: as the sweep says, or cuda where this machine has an NVIDIA GPU."""
+def resolve_hardware(sweep: Sweep, address: str = "local") -> Hardware:
+    """What workers compute on: as the sweep says, or cuda where this machine has an NVIDIA GPU.
+
+    What the GPUs of a cluster can do is not known before it is joined (`sweep.needs.refused_by_machines`).
+    """
     device: Device = "cuda" if local_gpus() else "cpu"
     if sweep.resources.device != "auto":
         device = sweep.resources.device
-    return Hardware(device, local_capability() if device == "cuda" else None)
+    return Hardware(device, local_capability() if device == "cuda" and address == "local" else None)
 
 
 def check_device(store: Store, device: Device) -> None:
@@ -95,7 +98,7 @@ def run(
         InputError: as `check_device` and `check`, or another run holds the results.
         StorageError: the results cannot be written to any more.
     """
-    hardware = resolve_hardware(sweep)
+    hardware = resolve_hardware(sweep, address)
     plan = make_plan(sweep, hardware)
     check_device(store, hardware.device)
     if wish.rerun_changed or plan.minus(store.finished()):

@@ -26,7 +26,7 @@ from sweep.feasibility import refused_by_models
 from sweep.funnel import narrowed
 from sweep.judge import Judges
 from sweep.metrics import Metrics
-from sweep.needs import refused_by_machines, settle
+from sweep.needs import refuse_idle_gpus, refused_by_machines, settle
 from sweep.node_meter import NodeMeters
 from sweep.own_code import own_code
 from sweep.places import Places
@@ -105,9 +105,14 @@ def run_stages(setting: Setting, console: Console) -> Ended:
                 machines.enter_context(join(setting.address, code))
         preflight(setting, console, refuse_shared_gpus=sweep.resources.exclusive != "none")
         nodes = members()
+        refuse_idle_gpus(sweep.resources, setting.device, nodes, setting.source)
         needs = settle(sweep.resources, setting.gpus_per_worker, nodes, setting.source)
         on_disk = store.root is not None
-        unfit = refused_by_machines(setting.left.stages, needs, nodes, setting.source, one_folder=on_disk)
+        unfit = refused_by_machines(
+            *(setting.left.stages, needs, nodes, setting.source),
+            on_gpus=setting.device == "cuda",
+            one_folder=on_disk,
+        )
         sign = StopSign("finetune", "inference")
         session = _Session(setting, console, sign)
         with stopping(session.stop):

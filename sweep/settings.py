@@ -85,7 +85,7 @@ class Resources(Part):
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
     """GPUs a worker holds, 0 or 1. Default: 1 on cuda, 0 on cpu, where it could be held without computing on it."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """What workers compute on; auto takes cuda where this machine has an NVIDIA driver."""
+    """What workers compute on; auto takes cuda where the machine that starts the sweep has an NVIDIA GPU."""
     gpu_kind: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(listed), AfterValidator(without_twins)
     ] = ()

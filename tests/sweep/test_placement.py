@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cluster.node import Gpu, Node, named
 from energyaware.errors import InputError
 from energyaware.precision import Hardware
-from sweep.needs import refused_by_machines, settle
+from sweep.needs import refuse_idle_gpus, refused_by_machines, settle
 from sweep.placement import Need, place, why_nowhere
 from sweep.places import Places, number_of, numbered
 from sweep.plan import make_plan
@@ -17,9 +17,9 @@ from sweep.sweep_file import load
 H100, A100, A100_80 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-80GB"
 
 
-def node(name, cpus=8, gpus=4, kind=H100, others=()):
+def node(name, cpus=8, gpus=4, kind=H100, others=(), capability=None):
     kinds = [kind] * gpus + list(others)
-    found = tuple(Gpu(f"GPU-{name}{index}", each, None, None, None) for index, each in enumerate(kinds))
+    found = tuple(Gpu(f"GPU-{name}{index}", each, None, capability, None) for index, each in enumerate(kinds))
     return Node(f"id-{name}", name, "10.0.0.1", cpus, len(kinds), 2**33, found)
 
 
@@ -275,3 +275,28 @@ def test_workers_of_several_machines_that_share_weights_need_one_folder(stages_o
     asked, stages = stages_of("{workers: 2}")
     needs = settle(asked, 1, THREE, "mine.yaml")
     assert refused_by_machines(stages, needs, THREE, "mine.yaml", one_folder=False) == {}
+
+
+def test_what_the_clusters_gpus_cannot_do_is_refused_by_their_own_capability(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("precisions: {finetune: bf16, inference: [bf16, fp8]}\nfinetune: {batch_size: 64}")
+    sweep = load(path)
+    stages = make_plan(sweep, Hardware("cuda")).stages
+
+    def refused(capability, on_gpus=True):
+        nodes = (node("host1", kind=A100, capability=capability), node("host2", gpus=0))
+        return refused_by_machines(stages, settle(sweep.resources, 1, nodes, path), nodes, path, on_gpus=on_gpus)
+
+    _, in_bf16, in_fp8 = stages
+    assert (in_bf16.spec.precision, in_fp8.spec.precision) == ("bf16", "fp8")
+    assert refused((9, 0)) == refused(None) == refused((8, 0), on_gpus=False) == {}
+    assert refused((8, 0)).keys() == {in_fp8.stage_id}
+    assert "this GPU has 8.0" in refused((8, 0))[in_fp8.stage_id]
+
+
+def test_a_machine_without_a_gpu_does_not_decide_for_a_cluster_that_has_some():
+    with pytest.raises(InputError, match=r"^mine.yaml: resources.device: auto took cpu.*host1, host2, host3 have some"):
+        refuse_idle_gpus(Resources(), "cpu", THREE, "mine.yaml")
+    refuse_idle_gpus(Resources(), "cuda", THREE, "mine.yaml")
+    refuse_idle_gpus(Resources(device="cpu"), "cpu", THREE, "mine.yaml")
+    refuse_idle_gpus(Resources(), "cpu", [node("host1", gpus=0)], "mine.yaml")
