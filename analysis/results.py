@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import polars as pl
 
@@ -120,17 +120,25 @@ class Results:
                     pl.max("requests"),
                 )
             ),
+            engine="streaming",
         )
 
-    def once(self, name: str, calculation: Callable[[], pl.LazyFrame]) -> pl.LazyFrame:
+    def once(
+        self, name: str, calculation: Callable[[], pl.LazyFrame], engine: Literal["auto", "streaming"] = "auto"
+    ) -> pl.LazyFrame:
         """What follows from these tables alone and is asked for more than once: calculated when it first is.
+
+        Args:
+            name: of it.
+            calculation: what it is.
+            engine: streaming, where tables may not fit into memory; it is slower on small ones.
 
         Raises:
             InputError: files were merged or removed since the folder was read.
         """
         if name not in self._calculated:
             try:
-                self._calculated[name] = calculation().collect(engine="streaming")
+                self._calculated[name] = calculation().collect(engine=engine)
             except FileNotFoundError:
                 raise InputError(self.folder, "", "was changed while it was read: try again") from None
         return self._calculated[name].lazy()
