@@ -15,7 +15,7 @@ def compact_results(store: Store) -> str:
     Raises:
         InputError: a run holds the results, or there are none.
     """
-    if not any(store.files.names(table) for table in COLUMNS):
+    if not any(store.files.names(folder) for folder in ("lease", *COLUMNS)):
         raise InputError(store.url, "", "holds no results: nothing to compact")
     with Lease.take(store.files, this_process()) as lease:
         store.clear_incoming()
