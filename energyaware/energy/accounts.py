@@ -52,12 +52,14 @@ def fault(reading: Reading) -> str | None:
 class Total:
     """From the first reading of a channel to its last, whatever was done with the joules in between."""
 
-    def __init__(self, first: Reading) -> None:
+    def __init__(self, first: Reading, at_s: float) -> None:
         self.reason = fault(first)
         self._first_j = self._last_j = first.energy_j or 0.0
+        self._first_s = self._last_s = at_s
 
-    def read(self, reading: Reading) -> None:
+    def read(self, reading: Reading, at_s: float) -> None:
         """Take note of a reading."""
+        self._last_s = max(self._last_s, at_s)
         if reason := fault(reading):
             self.reason = self.reason or reason
             return
@@ -70,6 +72,11 @@ class Total:
     def energy_j(self) -> float | None:
         """Joules in all; None if any reading failed."""
         return None if self.reason else self._last_j - self._first_j
+
+    @property
+    def duration_s(self) -> float:
+        """From the first reading to the last: what these joules were drawn in."""
+        return self._last_s - self._first_s
 
 
 @dataclass
@@ -96,7 +103,7 @@ class ExclusiveTrack:
 
     def __init__(self, step_s: float, first: Reading, at_s: float, owner: Account) -> None:
         self._step_s, self._owner = step_s, owner
-        self.total = Total(first)
+        self.total = Total(first, at_s)
         self._changes: deque[_Change] = deque()
         self._seen_s = at_s
         self._seen_j = self._given_j = None if fault(first) else first.energy_j
@@ -119,7 +126,7 @@ class ExclusiveTrack:
 
     def read(self, reading: Reading, at_s: float) -> None:
         """Give away the joules up to this reading, as far as it is known whose they are."""
-        self.total.read(reading)
+        self.total.read(reading, at_s)
         if reason := fault(reading):
             self._lose(reason)
             return
@@ -206,7 +213,7 @@ class SharedTrack:
 
     def __init__(self, first: Reading, at_s: float, idle_w: float | None) -> None:
         self._idle_w = idle_w or 0.0
-        self.total = Total(first)
+        self.total = Total(first, at_s)
         self._waiting: deque[Segment] = deque()
         self._given_s = at_s
         self._reason = fault(first)
@@ -227,7 +234,7 @@ class SharedTrack:
 
     def read(self, reading: Reading, at_s: float) -> None:
         """Split the joules up to this reading over the segments that lie before it."""
-        self.total.read(reading)
+        self.total.read(reading, at_s)
         reason = fault(reading)
         value = reading.energy_j or 0.0
         if reason or self._reason:

@@ -61,7 +61,7 @@ class Ledger:
         self._ended: dict[Key, Holder] = {}
         self._forgotten: dict[Channel, Account] = {}
         self._tokens = 0
-        self._began_s = self._boundary_s = now_s
+        self._boundary_s = now_s
         self._gpus: dict[str, tuple[Source, Channel, ExclusiveTrack]] = {}
         self._shared: dict[Channel, tuple[Source, SharedTrack]] = {}
         for source in sources:
@@ -240,7 +240,6 @@ class Ledger:
                 channel,
                 total,
                 [stages.get(channel), self._idle.accounts.get(channel), self._unattributed.accounts.get(channel)],
-                self._boundary_s - self._began_s,
                 self._baseline,
                 self._idle.started_at,
             )

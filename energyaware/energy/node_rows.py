@@ -14,7 +14,6 @@ def node_row(
     channel: Channel,
     total: Total,
     parts: Sequence[Account | None],
-    duration_s: float,
     baseline: Baseline,
     started_at: datetime,
 ) -> Row:
@@ -25,7 +24,6 @@ def node_row(
         channel: what the row is about.
         total: its counter, read independently of whom the joules were given to.
         parts: what stages, idle time and unattributed processes were given; None is nothing.
-        duration_s: from the first to the last reading.
         baseline: idle power.
         started_at: of the meter.
     """
@@ -49,7 +47,7 @@ def node_row(
         "unattributed_j": unattributed_j,
         "difference": difference,
         "reason": reason,
-        "duration_s": duration_s,
+        "duration_s": total.duration_s,
         "idle_power_w": baseline.power_w.get(channel),
         "idle_reason": baseline.reasons.get(channel),
         "idle_context": baseline.context if channel.component == "gpu" else None,
