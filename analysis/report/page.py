@@ -60,7 +60,7 @@ def report(results: Results, *, command: str | None = None, **choices: Unpack[An
 def _content(results: Results, command: str | None, choices: AnswerChoices) -> dict[str, Any]:
     now = status(results)
     found, refusal = _answer(results, choices)
-    drawn = list(figures(results, **choices).values())
+    drawn = list(figures(results, answer=found, **choices).values())
     notes = [] if found is None else [note for note in found.notes if note not in results.problems]
     style, scripts = inline.style(), inline.scripts(figures=any(figure.chart is not None for figure in drawn))
     return {

@@ -15,6 +15,7 @@ levels by chance alone; the second corrects for that, and may fall below 0 where
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -155,12 +156,18 @@ def _robust_p(model: Any, places: list[int]) -> tuple[float | None, str | None]:
     The error is that of the model that holds the term and what it is adjusted for: an interaction that the term is
     part of counts as scatter, and p is rather too large than too small.
     """
-    leverage = np.square(np.linalg.qr(model.model.exog)[0]).sum(axis=1)
-    if leverage.max() >= _WHOLE:
+    robust = _robust(model)
+    if robust is None:
         return None, "no robust p: a level or a combination was observed once"
-    robust = model.get_robustcov_results("HC3")
     covariance = robust.cov_params()[np.ix_(places, places)]
     if np.linalg.matrix_rank(covariance, hermitian=True) < len(places):
         return None, "no robust p: a level has no scatter"
     chosen = np.eye(model.model.exog.shape[1])[places]
     return float(robust.f_test(chosen).pvalue), None
+
+
+@lru_cache(maxsize=1)  # the effects of a factor are told one after the other
+def _robust(model: Any) -> Any:
+    """The model with the covariance HC3; None where an observation is fitted whatever it is."""
+    leverage = np.square(np.linalg.qr(model.model.exog)[0]).sum(axis=1)
+    return None if leverage.max() >= _WHOLE else model.get_robustcov_results("HC3")
