@@ -41,11 +41,16 @@ class Choices(Compared, total=False):
     allow_mixed: bool
 
 
-class Draws(Choices, total=False):
+class AnswerChoices(Choices, total=False):
+    """All that can be chosen for an answer; the defaults are those of `analysis.show.answer`."""
+
+    level: float
+
+
+class Draws(AnswerChoices, total=False):
     """What can be chosen for intervals; the defaults are those of `analysis.uncertainty.uncertainty`."""
 
     draws: int
-    level: float
     seed: int
 
 

@@ -14,7 +14,6 @@ from analysis.metrics import METRICS, EnergyMetric, Metric
 from analysis.notes import notes_on, notes_on_order
 from analysis.printing import to_csv, to_json
 from analysis.ranking import Phi, left_out, ranking
-from analysis.results import Choices
 from analysis.sentence import baseline_of, sentence
 from analysis.versions import differences, in_words
 
@@ -28,12 +27,6 @@ _PLACES: Final = 10
 
 _PAIRED: Final = 30
 """Break-even is given between so many of the first rows, beside the baseline and the first without a fine-tuning."""
-
-
-class AnswerChoices(Choices, total=False):
-    """All that can be chosen for an answer; what it means and the defaults are those of `answer`."""
-
-    level: float
 
 
 @dataclass(frozen=True)

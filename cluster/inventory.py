@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from cluster.node import Gpu
+from cluster.node import Gpu, lowest
 
 _SUCCESS: Final = 0
 """nvmlReturn_t of a call that worked."""
@@ -38,9 +38,7 @@ def local_gpus() -> int:
 def local_capability() -> tuple[int, int] | None:
     """Lowest CUDA compute capability over the GPUs that the driver reports; None without one, or if it does not say."""
     with _driver() as nvml:
-        found = [_capability(nvml, index) for index in range(_count(nvml))] if nvml is not None else []
-    known = [capability for capability in found if capability is not None]
-    return min(known) if known and len(known) == len(found) else None
+        return lowest([_capability(nvml, index) for index in range(_count(nvml))] if nvml is not None else [])
 
 
 def gpus_of_driver() -> tuple[Gpu, ...]:

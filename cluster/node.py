@@ -50,6 +50,12 @@ class Node:
     gpus: tuple[Gpu, ...] = ()
 
 
+def lowest(capabilities: Sequence[tuple[int, int] | None]) -> tuple[int, int] | None:
+    """CUDA compute capability that several GPUs all have; None without any, or if a driver does not say."""
+    known = [capability for capability in capabilities if capability is not None]
+    return min(known) if known and len(known) == len(capabilities) else None
+
+
 def named(names: Sequence[str], gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
     """The GPUs that Ray and CUDA call so: by index in the driver's order, by UUID or by the beginning of one."""
     found: list[Gpu] = []

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cluster.node import Node
+from cluster.node import Node, lowest
 from energyaware.errors import InputError, few
 from energyaware.precision import Hardware
 from energyaware.spec import StageSpec
 from energyaware.support import refusal
-from sweep.placement import Need, all_kinds, kinds_meant, place, why_kinds_are_unclear, why_nowhere
+from sweep.placement import Need, Place, all_kinds, kinds_meant, place, why_kinds_are_unclear, why_nowhere
 from sweep.plan import PlannedStage
 from sweep.settings import Resources
 
@@ -119,20 +119,27 @@ def refused_by_machines(
         apart = len(found.shape) > 1 and not one_folder and stage.spec.shares_weights
         return f"its workers on {len(found.shape)} machines share weights, {ONE_FOLDER}" if apart else None
 
-    def why_not_there(stage: PlannedStage) -> str | None:
+    unfit = {stage.stage_id: reason for stage in stages if (reason := why(stage))}
+    if unfit and len(unfit) == len(stages):
+        raise InputError(source, "resources", next(iter(unfit.values())))
+    return unfit | (_refused_by_gpus(stages, needs, nodes, places, unfit) if on_gpus else {})
+
+
+def _refused_by_gpus(
+    stages: Sequence[PlannedStage],
+    needs: Needs,
+    nodes: Sequence[Node],
+    places: Mapping[Need, Place | None],
+    unfit: Mapping[str, str],
+) -> dict[str, str]:
+    """By stage id: why it cannot run on the GPUs of the machines that it fits on."""
+    refused = {}
+    for stage in stages:
         need = needs.of(stage.spec)
-        where = [node for node in nodes if (found := places[need]) and node.node_id in found.node_ids]
-        return refusal(stage.spec, Hardware("cuda", _capability(where, need.gpu_kind))) if on_gpus else None
-
-    found = {stage.stage_id: why(stage) for stage in stages}
-    if found and all(found.values()):
-        raise InputError(source, "resources", next(filter(None, found.values())))
-    found |= {stage.stage_id: found[stage.stage_id] or why_not_there(stage) for stage in stages}
-    return {stage_id: reason for stage_id, reason in found.items() if reason}
-
-
-def _capability(nodes: Sequence[Node], kind: str | None) -> tuple[int, int] | None:
-    """The lowest of their GPUs of a kind; None where a driver does not say."""
-    found = [gpu.capability for node in nodes for gpu in node.gpus if kind in {None, gpu.kind}]
-    known = [capability for capability in found if capability is not None]
-    return min(known) if known and len(known) == len(found) else None
+        if stage.stage_id in unfit or (found := places[need]) is None:
+            continue
+        machines = [node for node in nodes if node.node_id in found.node_ids]
+        gpus = [gpu for node in machines for gpu in node.gpus if need.gpu_kind in {None, gpu.kind}]
+        if reason := refusal(stage.spec, Hardware("cuda", lowest([gpu.capability for gpu in gpus]))):
+            refused[stage.stage_id] = reason
+    return refused

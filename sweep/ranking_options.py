@@ -13,7 +13,7 @@ import typer
 from sweep.options import Everything, asked_ranking
 
 if TYPE_CHECKING:
-    from analysis.show import AnswerChoices as RankingOptions
+    from analysis.results import AnswerChoices as RankingOptions
 else:  # typer evaluates annotations, and a command's help is not worth loading polars for
     RankingOptions = dict
 

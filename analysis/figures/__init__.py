@@ -16,7 +16,8 @@ from analysis.extra import require_report_extra
 from analysis.figures.figure import Drawing, Figure, NothingToDraw
 from analysis.figures.subject import Subject, printable
 from analysis.load import Results
-from analysis.show import Answer, AnswerChoices
+from analysis.results import AnswerChoices
+from analysis.show import Answer
 from energyaware.errors import InputError
 
 TITLES: Final = {

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -14,7 +14,8 @@ from analysis.kinds import ESTIMATED, MEASURED, MIXED, UNKNOWN
 from analysis.labels import labels
 from analysis.load import Results
 from analysis.metrics import METRICS
-from analysis.show import Answer, AnswerChoices
+from analysis.results import AnswerChoices
+from analysis.show import Answer
 from analysis.show import answer as answer_of
 
 _OF_STAGES: Final = [
@@ -70,12 +71,10 @@ class Subject:
         Raises:
             NothingToDraw: there are none.
         """
-        found = candidates(
-            self.results,
-            self.choices.get("energy", "gross"),
-            asked_only=self.choices.get("asked_only", True),
-            gpu_kind=self.choices.get("gpu_kind"),
-        )
+        of: dict[str, Any] = {
+            name: value for name, value in self.choices.items() if name in {"energy", "asked_only", "gpu_kind"}
+        }
+        found = candidates(self.results, **of)
         frame = found.filter(pl.col("reason").is_null()).sort("stage_id").collect()
         if frame.is_empty():
             raise NothingToDraw("no inference is finished and has both a quality and an energy")

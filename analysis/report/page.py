@@ -16,7 +16,8 @@ from analysis.report.failed import progress
 from analysis.report.section import Section
 from analysis.report.sure import sure_section
 from analysis.report.tradeoffs import tradeoffs_section
-from analysis.show import Answer, AnswerChoices, answer
+from analysis.results import AnswerChoices
+from analysis.show import Answer, answer
 from analysis.status import Status, status
 
 _NOTES: Final = 3

@@ -87,10 +87,13 @@ def test_a_detached_run_outlives_its_terminal_and_all_that_was_started_there(hom
     screen, terminal = pty.openpty()
     # Whoever leads a session and opens a terminal gets it as its own, and SIGHUP when it is closed.
     script = f"exec < {os.ttyname(terminal)} > {os.ttyname(terminal)} 2>&1; {COMMAND} run long.yaml --detach; "
-    # Tests that were started by nohup would make it ignore that signal.
-    hangs_up = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731
-    command = ["sh", "-c", script + "echo code $?.; sleep 600"]
-    shell = subprocess.Popen(command, cwd=home, start_new_session=True, preexec_fn=hangs_up)  # noqa: PLW1509
+    shell = subprocess.Popen(
+        ["sh", "-c", script + "echo code $?.; sleep 600"],
+        cwd=home,
+        start_new_session=True,
+        # Tests that were started by nohup would make it ignore that signal.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509
+    )
     shown = read_until(screen, "code ")
     os.close(terminal)
     os.close(screen)
