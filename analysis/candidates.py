@@ -31,6 +31,10 @@ _SHARED: Final = ["model", "model_revision", "finetune_method", "finetune_precis
 """Columns that name a configuration together with its tasks, pruning and settings."""
 
 
+_OF_SEEDS: Final = ["seed", "finetuned"]
+"""Settings that differ between seeds: the seed, and which fine-tuning's weights an inference starts from."""
+
+
 def candidates(
     results: Results,
     energy: Energy = "gross",
@@ -151,7 +155,6 @@ def _inferences(results: Results, energy: Energy) -> pl.LazyFrame:
             ),
         )
         .drop("own_settings", "kin_settings")
-        .with_columns(pl.col("family", "configuration").cast(pl.Categorical))  # long texts, few of them, to group by
     )
 
 
@@ -167,9 +170,8 @@ def _with_parts(results: Results) -> pl.LazyFrame:
             price_currency=pl.col("currency").fill_null(""),
             device_label=_device(),
             gpu=pl.coalesce("gpu_kind", pl.when(pl.col("device") == "cuda").then("device_name")),
-            own_settings=settings_without("seed", "finetuned"),
         )
-        .with_columns(kin_settings=settings_without("pruning", of="own_settings"))
+        .with_columns(settings_without(own_settings=_OF_SEEDS, kin_settings=[*_OF_SEEDS, "pruning"]))
     )
 
 

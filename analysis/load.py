@@ -6,6 +6,7 @@ was killed, has only in its ledgers (`analysis.ledger`) is in the tables too.
 """
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,7 +100,7 @@ def _load(folder: Path, place: str | Path) -> tuple[Results, set[Path]]:
     if not any(found.values()) and ledgers is None:
         folders = ", ".join(name for name in COLUMNS if name != "plan")
         raise InputError(place, "", f"holds no results: no plan.parquet and no files under {folders}")
-    tables: dict[str, Any] = {name: _table(folder, name, files, problems, ledgers) for name, files in found.items()}
+    tables: dict[str, Any] = _tables(folder, found, problems, ledgers)
     if ledgers is not None:
         recorded = pl.concat([tables[name].select("stage_id", "attempt") for name in ("attempts", "stages")])
         unwritten = unrecorded(ledgers, tables["energy"], recorded)
@@ -109,7 +110,7 @@ def _load(folder: Path, place: str | Path) -> tuple[Results, set[Path]]:
         problems.append(
             f"{_INCOMING}: {unfinished} unfinished files that a killed process left; the next run removes them"
         )
-    has_plan = tables["plan"].head(1).collect().height > 0
+    has_plan = tables["plan"].head(1).collect(engine="in-memory").height > 0
     results = Results(folder=folder, has_plan=has_plan, held_by=holder, problems=problems, **tables)
     return results, {file for files in found.values() for file in files if file.name.startswith(COMPACTED)}
 
@@ -118,8 +119,22 @@ def _merged(folder: Path) -> set[Path]:
     return {file for name in COLUMNS for file in files_of(folder, name, []) if file.name.startswith(COMPACTED)}
 
 
-def _table(folder: Path, table: str, files: list[Path], problems: list[str], ledgers: Ledgers | None) -> pl.LazyFrame:
-    """One row per key, the last one: rows of ledgers come first, then those of files."""
+def _tables(
+    folder: Path, found: dict[str, list[Path]], problems: list[str], ledgers: Ledgers | None
+) -> dict[str, pl.LazyFrame]:
+    """One row per key, the last one: rows of ledgers come first, then those of files.
+
+    Two tables are read at a time: one leaves processors idle, more take more memory.
+    """
     early = {} if ledgers is None else {"energy": ledgers.energy, "nodes": ledgers.nodes}
-    frame = read_table(folder, table, files, problems, early.get(table, no_rows(table)))
-    return with_kind(frame) if "energy_kind" in schema(table) else frame
+    faults: dict[str, list[str]] = {table: [] for table in found}
+
+    def read(table: str) -> pl.LazyFrame:
+        frame = read_table(folder, table, found[table], faults[table], early.get(table, no_rows(table)))
+        return with_kind(frame) if "energy_kind" in schema(table) else frame
+
+    largest_first = sorted(found, key=lambda table: table != "energy")
+    with ThreadPoolExecutor(max_workers=2) as readers:
+        tables = dict(zip(largest_first, readers.map(read, largest_first), strict=True))
+    problems += [fault for table in found for fault in faults[table]]
+    return tables

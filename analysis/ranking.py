@@ -102,7 +102,7 @@ def ranking(
         .with_columns(score=weight * pl.col("phi") + (1 - weight) * pl.col("rho"))
         .with_columns(rank=pl.col("score").round(SAME_SCORE_DIGITS).rank("min", descending=True).cast(pl.Int64))
         .sort("rank", "model", "precision", "pruning", "pruning_applied", "configuration")
-        .collect()
+        .collect(engine="in-memory")
     )
     if metric == "cost" and len(currencies := rows["currencies"].explode().unique().sort()) > 1:
         named = ", ".join(currency or "one that is not named" for currency in currencies)

@@ -129,7 +129,10 @@ class Results:
         )
 
     def once(
-        self, name: str, calculation: Callable[[], pl.LazyFrame], engine: Literal["auto", "streaming"] = "auto"
+        self,
+        name: str,
+        calculation: Callable[[], pl.LazyFrame],
+        engine: Literal["in-memory", "streaming"] = "in-memory",
     ) -> pl.LazyFrame:
         """What follows from these tables alone and is asked for more than once: calculated when it first is.
 

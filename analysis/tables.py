@@ -111,11 +111,12 @@ def _read(
         glob=False,
     )
     if sum(file.stat().st_size for file in files) <= _IN_MEMORY_BYTES:
-        content = rows.collect()
-        strange = _strange(_by_file(content.lazy(), table).collect())
+        content = rows.collect(engine="in-memory")
+        strange = _strange(_by_file(content.lazy(), table).collect(engine="in-memory"))
         return once.in_memory(pl.concat([early, content.drop("file")]), table).lazy(), strange
-    rows.select(pl.all().null_count()).collect(engine="streaming")  # reads every page once, in little memory
     held = _by_file(rows, table, *once.part_of(table)).collect(engine="streaming")
+    rest = pl.exclude("file", "schema_version", FILLED[table], *once.part_of(table))
+    rows.select(rest.null_count()).collect(engine="streaming")  # so that every page is read, in little memory
     return once.on_disk(rows.drop("file"), table, held, early), _strange(held)
 
 
