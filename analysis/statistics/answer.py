@@ -137,7 +137,7 @@ def _analysed(
     """Rows of effects and of assumptions, of one response in one pool."""
     import numpy as np
 
-    from analysis.statistics.anova import fit, level_rows, term_rows
+    from analysis.statistics.anova import fit, rows_of
     from analysis.statistics.assumptions import assumption_rows
     from analysis.statistics.design import design_of
     from analysis.statistics.factors import constant, factors_of
@@ -153,7 +153,7 @@ def _analysed(
         return [], []
     design, of_design = design_of(factors, rows.height)
     fitted = fit(response, design, np.array([response.analysed(value) for value in rows[response.name]]))
-    effects = [*term_rows(fitted), *level_rows(fitted)]
+    effects = rows_of(fitted)
     for row in effects:
         row |= {"response": response.name, "pool": pool, "words": words(row, response)}
     checked = assumption_rows(fitted, rows["stage_id"].to_list(), shared(rows))

@@ -125,7 +125,7 @@ def _influence(fitted: Fit, stages: Sequence[str]) -> dict[str, Any]:
 def influence(fitted: Fit) -> tuple[Columns, Columns, np.ndarray[Any, np.dtype[np.bool_]]]:
     """Leverage, Cook's distance (NaN where the model passes through an observation), and which are outliers."""
     whole, rank = fitted.whole, fitted.design.observations - fitted.df_residual
-    leverage = np.square(np.linalg.qr(whole.model.exog)[0]).sum(axis=1)
+    leverage = fitted.leverage
     free = np.where(leverage < 1 - 1e-9, 1 - leverage, np.nan)
     squared = whole.resid**2 / (whole.mse_resid * free)
     cook = squared * leverage / (free * rank)

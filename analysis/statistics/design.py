@@ -23,33 +23,62 @@ _INDEPENDENT: Final = 1e-7
 
 
 class Basis:
-    """Columns that are independent of each other, the intercept first."""
+    """Columns that are independent of each other, the intercept first, and made orthonormal in their order.
+
+    Attributes:
+        orthonormal: observations by columns.
+    """
 
     def __init__(self, observations: int) -> None:
-        self._orthonormal: Columns = np.full((observations, 1), observations**-0.5)
+        self.orthonormal: Columns = np.full((observations, 1), observations**-0.5)
 
     @property
     def rank(self) -> int:
         """How many columns are held."""
-        return int(self._orthonormal.shape[1])
+        return int(self.orthonormal.shape[1])
 
     def copy(self) -> "Basis":
         """One to try columns on."""
-        other = Basis(len(self._orthonormal))
-        other._orthonormal = self._orthonormal
+        other = Basis(len(self.orthonormal))
+        other.orthonormal = self.orthonormal
         return other
 
     def add(self, columns: Columns) -> list[int]:
         """Take in columns; returns the numbers of those that are independent of all before them."""
-        kept = []
-        for number, column in enumerate(columns.T):
-            rest = column
-            for _ in range(2):  # once more: rounding leaves a little of what was taken away
-                rest = rest - self._orthonormal @ (self._orthonormal.T @ rest)
-            if (length := np.linalg.norm(rest)) > _INDEPENDENT * np.linalg.norm(column):
-                self._orthonormal = np.column_stack([self._orthonormal, rest / length])
+        kept: list[int] = []
+        rests = _sticking_out(columns, self.orthonormal)  # of all that were there, at once: most of the work
+        new = np.empty_like(columns)
+        for number, (column, rest) in enumerate(zip(columns.T, rests.T, strict=True)):
+            left = _sticking_out(rest, new[:, : len(kept)])
+            if (length := np.linalg.norm(left)) > _INDEPENDENT * np.linalg.norm(column):
+                new[:, len(kept)] = left / length
                 kept.append(number)
+        self.orthonormal = np.hstack([self.orthonormal, new[:, : len(kept)]])
         return kept
+
+
+def _sticking_out(columns: Columns, basis: Columns) -> Columns:
+    """What of columns is not in the span of an orthonormal basis."""
+    for _ in range(2):  # once more: rounding leaves a little of what was taken away
+        columns = columns - basis @ (basis.T @ columns)
+    return columns
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Independent columns of some terms of a design, the intercept first.
+
+    Attributes:
+        matrix: observations by columns.
+        orthonormal: of the same span as `matrix`, up to every column.
+        places: per term the places of its columns.
+        kept: per term which of its coded columns these are.
+    """
+
+    matrix: Columns
+    orthonormal: Columns
+    places: dict[Term, list[int]]
+    kept: dict[Term, list[int]]
 
 
 @dataclass(frozen=True)
@@ -70,12 +99,8 @@ class Design:
         """Coded columns of a term: of an interaction the products of those of its factors."""
         return _coded([self.factors[name] for name in term])
 
-    def matrix(self, terms: Sequence[Term]) -> tuple[Columns, dict[Term, list[int]], dict[Term, list[int]]]:
-        """A design matrix of full rank, the intercept first.
-
-        Returns:
-            The matrix; per term the places of its columns in it; per term which of its coded columns these are.
-        """
+    def coded(self, terms: Sequence[Term]) -> Coded:
+        """A design matrix of full rank."""
         basis, parts = Basis(self.observations), [np.ones((self.observations, 1))]
         places: dict[Term, list[int]] = {}
         kept: dict[Term, list[int]] = {}
@@ -84,7 +109,7 @@ class Design:
             kept[term] = basis.add(columns)
             places[term] = list(range(first, basis.rank))
             parts.append(columns[:, kept[term]])
-        return np.hstack(parts), places, kept
+        return Coded(np.hstack(parts), basis.orthonormal, places, kept)
 
     def without(self, term: Term) -> list[Term]:
         """Terms that do not contain a term: what a type II sum of squares adjusts it for."""

@@ -4,14 +4,16 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
+from statsmodels.api import OLS
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.outliers_influence import OLSInfluence
 
-from analysis.statistics.anova import fit, level_rows, term_rows
+from analysis.statistics.anova import fit, rows_of
 from analysis.statistics.assumptions import assumption_rows, influence
 from analysis.statistics.design import LEAST_RESIDUAL_DF, design_of
 from analysis.statistics.factors import Factor
+from analysis.statistics.least_squares import LeastSquares
 from analysis.statistics.responses import RESPONSES
 
 RHO, ENERGY = RESPONSES["quality"], RESPONSES["energy"]
@@ -41,6 +43,14 @@ def factor(name, values):
 def fitted(values, response=RHO, **factors):
     design, _ = design_of([factor(name, levels) for name, levels in factors.items()], len(values))
     return fit(response, design, np.asarray(values, float))
+
+
+def term_rows(found):
+    return [row for row in rows_of(found) if "level" not in row]
+
+
+def level_rows(found):
+    return [row for row in rows_of(found) if "level" in row]
 
 
 def terms(found):
@@ -124,6 +134,31 @@ def test_robust_p_values_are_those_of_statsmodels_own_formula():
     assert levels(additive)["a", "y"]["p_robust"] == pytest.approx(
         model.get_robustcov_results("HC3").pvalues[model.model.exog_names.index("a[T.y]")]
     )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_coefficient_variance_and_robust_p_of_any_design_is_that_of_statsmodels(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(20, 120))
+    factors = [factor(name, rng.choice(list("uvwxyz")[: rng.integers(2, 7)], n).tolist()) for name in "abc"]
+    design, _ = design_of(factors, n)
+    values = rng.normal(size=n) * rng.uniform(0.2, 3.0, n)
+    for term in design.terms:
+        coded = design.coded([*design.without(term), term])
+        ours, theirs = LeastSquares(coded, values), OLS(values, coded.matrix).fit()
+        smaller = OLS(values, coded.matrix[:, : coded.places[term][0]]).fit()
+        assert ours.coefficients == pytest.approx(theirs.params)
+        assert ours.residuals == pytest.approx(theirs.resid)
+        assert ours.explained(coded.places[term]) == pytest.approx(smaller.ssr - theirs.ssr)
+        assert [ours.variance(place) for place in coded.places[term]] == pytest.approx(
+            np.diag(theirs.normalized_cov_params)[coded.places[term]]
+        )
+        p, reason = ours.robust_p(coded.places[term])
+        if theirs.get_influence().hat_matrix_diag.max() > 1 - 1e-9:
+            assert (p, reason) == (None, "no robust p: a level or a combination was observed once")
+        elif reason is None:
+            chosen = np.eye(coded.matrix.shape[1])[coded.places[term]]
+            assert p == pytest.approx(float(theirs.get_robustcov_results("HC3").f_test(chosen).pvalue), rel=1e-6)
 
 
 def test_effects_and_intervals_of_an_additive_model_are_those_of_statsmodels():
