@@ -60,8 +60,11 @@ def figures(
     require_report_extra("figures", ["altair", "vl_convert"])
     if unknown := [name for name in only if name not in TITLES]:
         raise InputError("figures", "only", f"{unknown[0]!r} is not allowed: one of {', '.join(TITLES)}")
+    from altair.utils.schemapi import debug_mode
+
     subject = Subject(results, choices, answer, stage)
-    return {name: _figure(name, draw, subject) for name, draw in _drawn_by().items() if not only or name in only}
+    with debug_mode(False):  # checks each part as it is made, which takes longer than to make it; tests check them all
+        return {name: _figure(name, draw, subject) for name, draw in _drawn_by().items() if not only or name in only}
 
 
 def _drawn_by() -> dict[str, Callable[[Subject], Drawing]]:

@@ -63,7 +63,7 @@ class Figure:
         """
         if self.chart is None:
             raise ValueError(f"nothing to draw: {self.reason}")
-        content: dict[str, Any] = self.chart.to_dict()
+        content: dict[str, Any] = self.chart.to_dict(validate=False)
         return content | {"config": config(theme), "description": f"{self.title}. {self.caption}"}
 
     def svg(self, theme: Theme = "light") -> str:

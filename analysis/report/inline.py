@@ -25,9 +25,9 @@ def style() -> "Markup":
     return _asset("style.css")
 
 
-def scripts(*, figures: bool) -> "list[Markup]":
-    """The page's scripts in the order in which they run; with those that draw `figures`."""
-    drawing = [vega(), _asset(_FOR_FIGURES)] if figures else []
+def scripts(library: "Markup | None") -> "list[Markup]":
+    """The page's scripts in the order in which they run; with those that draw figures where their library is given."""
+    drawing = [] if library is None else [library, _asset(_FOR_FIGURES)]
     return [*(_asset(name) for name in _BY_ITSELF), *drawing]
 
 

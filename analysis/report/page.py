@@ -1,5 +1,6 @@
 """The page: what the results say, in the order in which people ask."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final, Unpack
@@ -60,10 +61,13 @@ def report(results: Results, *, command: str | None = None, **choices: Unpack[An
 
 def _content(results: Results, command: str | None, choices: AnswerChoices) -> dict[str, Any]:
     now = status(results)
-    found, refusal = _answer(results, choices)
-    drawn = list(figures(results, answer=found, **choices).values())
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        library = beside.submit(inline.vega)  # works without the interpreter, and takes as long as to draw all figures
+        found, refusal = _answer(results, choices)
+        drawn = list(figures(results, answer=found, **choices).values())
     notes = [] if found is None else [note for note in found.notes if note not in results.problems]
-    style, scripts = inline.style(), inline.scripts(figures=any(figure.chart is not None for figure in drawn))
+    style = inline.style()
+    scripts = inline.scripts(library.result() if any(figure.chart is not None for figure in drawn) else None)
     return {
         "title": ", ".join(results.folders) or results.folder.name,
         "made": datetime.now(UTC).strftime("made %Y-%m-%d %H:%M UTC"),

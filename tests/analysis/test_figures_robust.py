@@ -23,6 +23,7 @@ from energyaware.errors import InputError
 from tests.analysis.builders import Lab
 from tests.analysis.drawn import drawn, elements, marks, names, parts, text
 from tests.analysis.frames import finetuning, grades, inference, results_of, window
+from tests.analysis.test_figures import a_sweep
 from tests.loaded import loaded_by
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,12 @@ def test_hostile_names_come_out_as_text(of_hostile, name):
     for letter in ("\x00", "\x1b", "\u202e"):
         assert letter not in svg
         assert letter not in json.dumps(figure.specification(), ensure_ascii=False)
+
+
+@pytest.mark.parametrize("results", [a_sweep, hostile])
+def test_what_is_drawn_is_vega_lite_by_its_schema(results):
+    for figure in figures(results()).values():
+        assert figure.chart.to_dict(validate=True)["$schema"].endswith(".json")
 
 
 def test_hostile_names_are_told_apart_and_stand_in_the_picture(of_hostile):
