@@ -122,8 +122,11 @@ def _read(
 
 def _by_file(rows: pl.LazyFrame, table: str, *part: str) -> pl.LazyFrame:
     """What each file holds, part by part: the number of rows, the newest schema, and whether a row is ours."""
-    return rows.group_by("file", *part).agg(
-        pl.len(), version=pl.col("schema_version").max(), ours=pl.col(FILLED[table]).is_not_null().any()
+    return (
+        rows.with_columns(pl.col("file").cast(pl.Categorical))  # half the time that it takes to group by texts
+        .group_by("file", *part)
+        .agg(pl.len(), version=pl.col("schema_version").max(), ours=pl.col(FILLED[table]).is_not_null().any())
+        .with_columns(pl.col("file").cast(pl.String))
     )
 
 
