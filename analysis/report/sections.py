@@ -8,7 +8,7 @@ import polars as pl
 
 from analysis.load import Results
 from analysis.metrics import METRICS, EnergyMetric
-from analysis.printing import number, share
+from analysis.printing import joules, number, share
 from analysis.report.failed import attempts_table, finished_of, left_out_table, stages_by_state
 from analysis.report.measured import machines, measured
 from analysis.report.ranked import ranking_table
@@ -104,8 +104,8 @@ def key_figures(answer: Answer | None, status: Status) -> Iterator[KeyFigure]:
         yield from _of_best(answer)
     done, asked = finished_of(status)
     yield KeyFigure("Stages", f"{done:,}", f"of {asked:,} finished")
-    lost = f"{number(status.lost_energy_j)} J lost" if status.lost_attempts else "nothing lost"
-    yield KeyFigure("Energy of the sweep", f"{number(status.useful_energy_j)} J", lost)
+    lost = f"{joules(status.lost_energy_j)} lost" if status.lost_attempts else "nothing lost"
+    yield KeyFigure("Energy of the sweep", joules(status.useful_energy_j), lost)
 
 
 def _of_best(answer: Answer) -> Iterator[KeyFigure]:
