@@ -393,6 +393,8 @@ def test_a_thousand_configurations_stay_below_five_mebibytes_and_within_reach(re
     assert len(reader.column("ranking", "#")) == 10
     box = reader.page.locator("[aria-labelledby=caption-ranking]").bounding_box()
     assert box["height"] < 900
+    cut = "[...document.querySelectorAll('.chart')].filter(box => box.scrollWidth > box.clientWidth).length"
+    assert reader.page.evaluate(cut) == 0, "figures with long names are as wide as their column"
 
 
 def thousandth(lab: Lab, number: int) -> dict:
