@@ -34,10 +34,10 @@ def drivers_section(results: Results, *, asked_only: bool) -> Section:
 def _tables(found: Statistics) -> Iterator[Table]:
     levels = found.effects.filter(pl.col("level").is_not_null())
     tests = found.effects.filter(pl.col("level").is_null())
-    if levels.height:
-        yield _effects(levels)
     if tests.height:
         yield _tests(tests)
+    if levels.height:
+        yield _effects(levels)
     if found.assumptions.height:
         yield _assumptions(found.assumptions)
     if found.correlations.height:
@@ -71,8 +71,9 @@ def _tests(tests: pl.DataFrame) -> Table:
         ),
         "p_holm": Column("p", "corrected by Holm's method", numeric=True, shown=_p),
         "p_robust_holm": Column("p HC3", "the same, robust against unequal variances", numeric=True, shown=_p),
-        "reason": Column("not tested because", wide=True),
     }
+    if tests["reason"].count():
+        headings["reason"] = Column("not tested because", wide=True)
     return table_of(tests, "tests", "Which settings matter", headings, heading=2)
 
 

@@ -9,6 +9,7 @@ from analysis.printing import share
 from analysis.report.section import Section
 from analysis.report.table import UNKNOWN, Cell, Column, Span, Table, cell, quantity
 from analysis.show import Answer
+from energyaware.errors import few
 
 _ROWS: Final = 25
 """Of the ranking, whose intervals are listed."""
@@ -23,7 +24,7 @@ def sure_section(answer: Answer) -> Section:
     tied = rows.filter(pl.col("tied_with_best").fill_null(value=False))
     points = []
     if tied.height > 1:
-        points.append(f"Cannot be told apart from the best: {', '.join(tied['label'][1:])}.")
+        points.append(f"Cannot be told apart from the best: {few(tied['label'][1:].to_list())}.")
     elif tied.height:
         points.append("No other configuration ties with the best.")
     points += _counted(rows, "interval_covers", "Intervals rest on")

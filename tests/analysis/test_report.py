@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -372,6 +372,22 @@ def test_unlike_energies_are_not_ranked_and_the_page_says_what_to_do(read, tmp_p
     assert "--allow-mixed" in reader.says("main")
     assert reader.page.locator("#table-ranking").count() == 0
     assert read(report(lab.results(), allow_mixed=True)).page.locator("#table-ranking tbody tr").count() == 2
+
+
+def test_of_many_that_tie_with_the_best_some_are_named_and_the_others_counted(read, tmp_path):
+    lab = Lab(tmp_path / "results")
+    for number, seed in product(range(9), range(4)):
+        lab.inference(
+            f"i-{number}-{seed}",
+            needs=None,
+            pruning=f"magnitude-{number + 1}0%",
+            pruning_applied="after",
+            seed=seed,
+            energy=1.0 + 5 * ((number + 3 * seed) % 4) + number / 100,
+            quality={"root_cause": {"accuracy": 0.5 + 0.1 * ((number + seed) % 4)}},
+        )
+    said = read(report(lab.results())).drawn().says("section:has(#sure)")
+    assert re.search(r"Cannot be told apart from the best: ([^,]+, ){4}[^,]+ and \d more\.", said), said
 
 
 def test_a_thousand_configurations_stay_below_five_mebibytes_and_within_reach(read, tmp_path):
