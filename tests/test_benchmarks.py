@@ -128,3 +128,10 @@ def test_the_ranking_benchmark_ranks_as_its_peers_do(tmp_path):
     assert set(size["tools"]) == {"energyaware", "DuckDB", "DuckDB, trusting", "pandas", "pandas, trusting"}
     assert all(tool["s"]["median"] > 0 and tool["peak_mib"]["median"] > 50 for tool in size["tools"].values())
     assert "| 990 | energyaware |" in printed
+
+
+def test_the_report_benchmark_makes_a_page_and_a_ranking(tmp_path):
+    found, printed = report_of(tmp_path, "report_speed.py", "--prunings", "2", "--runs", "1")
+    assert "40 configurations, 3 seeds" in printed
+    assert found["s"]["report"]["median"] > found["s"]["rank"]["median"] > 0
+    assert 0.5 < found["report_mib"] < 5
