@@ -13,16 +13,24 @@ from energyaware.errors import few
 _CERTAIN: Final = 0.05
 """A corrected p below it is called an effect."""
 
+_NEAR: Final = 0.1
+
 
 def words(row: dict[str, Any], response: Response) -> str | None:
     """An effect as a sentence; None of a test, or where there is no effect to tell."""
     if row.get("effect") is None:
         return None
     level, reference = (_subject(row["term"], row[part]) for part in ("level", "reference"))
-    between = f" [{row['low']:.3g}, {row['high']:.3g}]" if "low" in row else ", without an interval"
+    shown = _ratio if response.scale == "ratio" else "{:.3g}".format
+    between = f" [{shown(row['low'])}, {shown(row['high'])}]" if "low" in row else ", without an interval"
     if response.scale == "ratio":
-        return f"{level} takes {row['effect']:.3g} times the {response.noun} of {reference}{between}"
+        return f"{level} takes {_ratio(row['effect'])} times the {response.noun} of {reference}{between}"
     return f"{level} changes {response.noun} by {row['effect']:+.3g} against {reference}{between}"
+
+
+def _ratio(value: float) -> str:
+    """Three digits, of what is near 1 of the difference: 1.004 is not 1 times as much."""
+    return f"{value:.4g}" if abs(value - 1) < _NEAR else f"{value:.3g}"
 
 
 def _subject(term: str, level: str) -> str:

@@ -15,6 +15,7 @@ from analysis.statistics.design import LEAST_RESIDUAL_DF, design_of
 from analysis.statistics.factors import Factor
 from analysis.statistics.least_squares import LeastSquares
 from analysis.statistics.responses import RESPONSES
+from analysis.statistics.telling import words
 
 RHO, ENERGY = RESPONSES["quality"], RESPONSES["energy"]
 
@@ -404,3 +405,9 @@ def test_an_unbalanced_design_is_told(kept, balanced, found):
     row = checks(fitted(values[list(kept)], a=[a[i] for i in kept], b=[b[i] for i in kept]))["balanced design", None]
     assert row["holds"] is balanced
     assert row["finding"].startswith(found)
+
+
+def test_a_ratio_near_one_is_not_rounded_to_one():
+    row = {"term": "precision", "level": "bf16", "reference": "fp32", "effect": 1.0042, "low": 0.99871, "high": 1.12345}
+    said = words(row, RESPONSES["energy"])
+    assert said == "bf16 takes 1.004 times the joules per request of fp32 [0.9987, 1.12]"
