@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from energyaware.errors import few
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -20,11 +22,12 @@ _J_PER_KWH: Final = 3.6e6
 
 
 def plain(value: object, style: str = "") -> "Text":
-    """A value as text of a table cell: no markup, no control characters."""
+    """A value as text of a table cell: no markup, no control characters, and of many numbers the first."""
     from rich.text import Text
 
     if isinstance(value, list):
-        value = ", ".join(map(str, value))
+        numbers = all(isinstance(part, float) for part in value)
+        value = few([f"{part:.3g}" for part in value]) if numbers else ", ".join(map(str, value))
     text = "-" if value is None else str(value)
     return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text), style)
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from analysis.answered import Answered, answered_by, together
 from analysis.candidates import Energy, candidates, dense_stages
 from analysis.draws import Bootstrap, Floats
 from analysis.load import Results
@@ -121,6 +122,7 @@ class Configuration:
         source: those whose inference energy it is ranked with, its own or its dense parent's.
         examples: size of the test set, None if it is unknown.
         accuracies: how many of its tasks have an accuracy.
+        answered: what each test example adds to its quality, where that is recorded.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Configuration:
     source: Measured
     examples: int | None
     accuracies: int
+    answered: Answered | None
 
     def quality(self, bootstrap: Bootstrap) -> Floats | None:
         """Rho in each draw: of the drawn seeds, on another test set of the same size; None if neither is known."""
@@ -150,6 +153,8 @@ class Configuration:
 
     def _correct(self, bootstrap: Bootstrap) -> Floats:
         """Correct answers per request, high in the draws where rho is: both are of the same test set."""
+        if self.answered is not None:
+            return self._graded("correct_per_request", self.accuracies, bootstrap)
         correct = self._graded("correct_per_request", self.accuracies, bootstrap)
         order = self._graded("rho", 1, bootstrap).argsort(kind="stable")
         together = np.empty_like(correct)
@@ -158,10 +163,24 @@ class Configuration:
 
     def _graded(self, part: str, highest: int, bootstrap: Bootstrap) -> Floats:
         """A quality from 0 to `highest` in each draw."""
+        if self.answered is not None:
+            of_tasks = self._of_tasks(part, self.answered, bootstrap)
+            return np.asarray(np.mean(of_tasks, axis=0) if part == "rho" else np.sum(of_tasks, axis=0))
         mean = np.clip(self.own.drawn(part, bootstrap) / highest, 0, 1)
         if self.examples is None:
             return mean * highest
         return highest * bootstrap.of_test_set(mean, self.examples, part, self.name)
+
+    def _of_tasks(self, part: str, answered: Answered, bootstrap: Bootstrap) -> list[Floats]:
+        """The quality of each task, or the accuracy of each that has one, in each draw."""
+        seeds = tuple(self.own.seeds)
+        weights = bootstrap.weights_of_seeds(seeds) if self.own.several_seeds else np.ones((1, bootstrap.draws))
+        values = {task: of.quality if part == "rho" else of.accuracy for task, of in answered.items()}
+        return [
+            bootstrap.of_examples(of, weights, "answers", self.name, task)
+            for task, of in values.items()
+            if of is not None
+        ]
 
 
 def configurations(
@@ -189,6 +208,7 @@ def configurations(
         )
 
     groups = {group["configuration"]: group for group in stages.iter_rows(named=True)}
+    answered = answered_by(results, [stage_id for group in groups.values() for stage_id in group["stage_id"]])
     borrowed = set(rows.filter(pl.col("energy_from") == DENSE_PARENT)["configuration"])
     lenders = {groups[name]["family"][0] for name in borrowed}
     parent_of = {
@@ -201,6 +221,7 @@ def configurations(
             source=parent_of[group["family"][0]] if name in borrowed else own,
             examples=None if None in group["examples"] else min(group["examples"]),
             accuracies=max(group["accuracies"]),
+            answered=together([answered.get(stage_id) for stage_id in own.stage_ids], own.parts["rho"]),
         )
         for name in rows["configuration"]
     ]

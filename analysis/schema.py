@@ -11,6 +11,7 @@ _TYPES: Final[dict[str, pl.DataType]] = {
     "texts": pl.List(pl.String),
     "int": pl.Int64(),
     "float": pl.Float64(),
+    "floats": pl.List(pl.Float64),
     "flag": pl.Boolean(),
     "time": pl.Datetime("us", "UTC"),
 }

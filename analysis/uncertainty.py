@@ -8,7 +8,8 @@ A hierarchical bootstrap. In each draw
    and their Application, section 3.8, strategy 1);
 2. where there is one seed, the repeats of its prefill and decode windows are drawn instead;
 3. a simulated pruning draws what its dense parent does, so both have the same inference joules in every draw;
-4. the mean quality of the drawn seeds is replaced by what it might have been on another test set of the same size;
+4. the mean quality of the drawn seeds is replaced by what it might have been on another test set of the same size, the
+   same one for all configurations that answered the same number of examples;
 5. phi, the score and the rank are computed anew, with the least and the greatest energy of the draw.
 
 Intervals are percentiles of the draws. What they do not cover: errors that all measurements share, such as those of a
@@ -19,10 +20,11 @@ How far to trust them:
   (`analysis.draws`). Of normal data, intervals of 95 % of energy hold the true mean in 94 to 96 % of the cases, with 2
   seeds as with 20. Without that they held it in 63 % with 2, 80 % with 3 and 85 % with 5. The price is width: with 2
   seeds they reach 16 times as far from the mean as either seed. With one seed they tell of its repeats alone.
-- The test set is the same for all configurations, but which examples each got right is not recorded. Their draws are
-  independent: where two err on the same examples, they are called a tie too often rather than too rarely.
-- The variance over test sets is right for means over examples, such as accuracy and ROUGE-L. For macro-F1 and BLEU,
-  which are none, it is an approximation, too small where a class is rare.
+- Only where answers differ can a configuration be ahead of another: of what each example adds, the same examples are
+  drawn for all. Macro-F1 and BLEU, which are no means over examples, are drawn by their jackknife values. Two that get
+  the same share right are called apart in 5 % of the cases, where 5 % are allowed for.
+- Rows of schema versions before 7 do not tell of single examples. Draws of their test sets are independent: where two
+  err on the same examples, they are called a tie too often rather than too rarely.
 """
 
 from collections.abc import Iterator, Sequence

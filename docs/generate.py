@@ -32,7 +32,7 @@ prunings:
 calibration: {examples: 64, path: texts.jsonl, column: text}
 """
 
-TYPES = {"texts": "list of text", "flag": "bool"}
+TYPES = {"texts": "list of text", "floats": "list of float", "flag": "bool"}
 
 PLACES = {
     "plan": "plan.parquet",

@@ -11,6 +11,7 @@ _TYPES: Final[dict[str, pa.DataType]] = {
     "texts": pa.list_(pa.string()),
     "int": pa.int64(),
     "float": pa.float64(),
+    "floats": pa.list_(pa.float64()),
     "flag": pa.bool_(),
     "time": pa.timestamp("us", tz="UTC"),
 }

@@ -8,11 +8,11 @@ did not exist yet. Missing is null, never 0. Joules are what was metered at the 
 from collections.abc import Collection
 from typing import Any, Final, Literal, NamedTuple
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 
 Row = dict[str, Any]
 
-Kind = Literal["text", "texts", "int", "float", "flag", "time"]
+Kind = Literal["text", "texts", "int", "float", "floats", "flag", "time"]
 """Of a column: texts is a list of text, time is UTC in microseconds."""
 
 
@@ -189,6 +189,7 @@ QUALITY = (
     Column("metric", "text", "accuracy, macro_f1, rouge_l, bleu, …"),
     Column("value", "float", "in [0, 1], higher is better"),
     Column("examples", "int", "test examples it was computed over"),
+    Column("per_example", "floats", "what each of them adds, in the order of the test set; their mean is the value"),
 )
 
 ENERGY = (

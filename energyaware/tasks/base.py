@@ -42,3 +42,26 @@ class Task(Protocol):
             answers: what the model answered, one per example.
             targets: what was expected, in the same order; at least one.
         """
+
+    def per_example(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, list[float]]:
+        """What each example adds to the metrics of `score`, in their order: of each metric, its mean is the metric.
+
+        Of a metric that is no mean over examples these are `jackknife` values. A metric may be left out: its interval
+        is then wider than it need be. Arguments are those of `score`.
+        """
+
+
+def jackknife(whole: float, without: Sequence[float]) -> list[float]:
+    """Values of single examples whose mean varies, from one test set to another, about as a metric does.
+
+    Pseudo-values n whole - (n - 1) without (Tukey 1958, Bias and confidence in not-quite large samples, Annals of
+    Mathematical Statistics 29, page 614), moved to have the metric as their mean.
+
+    Args:
+        whole: the metric over all n examples.
+        without: the metric over all examples but one, for each of them; none of a single example.
+    """
+    if not without:
+        return [whole]
+    mean = sum(without) / len(without)
+    return [whole + (len(without) - 1) * (mean - one) for one in without]

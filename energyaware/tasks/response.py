@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from energyaware.tasks.base import Example, Record
+from energyaware.tasks.base import Example, Record, jackknife
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,42 @@ class Response:
 
     def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
         """Mean ROUGE-L F-measure, and corpus BLEU on a scale to 1."""
-        from rouge_score.rouge_scorer import RougeScorer
         from sacrebleu import corpus_bleu
 
-        rouge = RougeScorer(["rougeL"], use_stemmer=False)
-        overlaps = [rouge.score(t, a)["rougeL"].fmeasure for a, t in zip(answers, targets, strict=True)]
+        overlaps = _overlaps(answers, targets)
         bleu = corpus_bleu(list(answers), [list(targets)]).score / 100
         return {"rouge_l": sum(overlaps) / len(overlaps), "bleu": min(1.0, bleu)}
+
+    def per_example(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, list[float]]:
+        """The overlap of each answer with what was expected, and what it does to BLEU."""
+        counts = _ngrams(answers, targets)
+        whole = counts.sum(axis=0)
+        without = [_bleu(whole - one) for one in counts] if len(counts) > 1 else []
+        return {"rouge_l": _overlaps(answers, targets), "bleu": jackknife(_bleu(whole), without)}
+
+
+def _overlaps(answers: Sequence[str], targets: Sequence[str]) -> list[float]:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    rouge = RougeScorer(["rougeL"], use_stemmer=False)
+    return [float(rouge.score(t, a)["rougeL"].fmeasure) for a, t in zip(answers, targets, strict=True)]
+
+
+def _ngrams(answers: Sequence[str], targets: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """What BLEU is made of, a row per example: n-grams in common, n-grams there are, both lengths."""
+    import numpy as np
+    from sacrebleu import BLEU
+
+    sentence = BLEU(effective_order=True).sentence_score
+    scores = [sentence(answer, [target]) for answer, target in zip(answers, targets, strict=True)]
+    return np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in scores], np.int64)
+
+
+def _bleu(ngrams: "np.ndarray[Any, np.dtype[np.int64]]") -> float:
+    """BLEU from 0 to 1 of sums of n-grams."""
+    from sacrebleu import BLEU
+
+    *counts, answered, expected = ngrams.tolist()
+    orders = len(counts) // 2
+    score: float = BLEU.compute_bleu(counts[:orders], counts[orders:], answered, expected, smooth_method="exp").score
+    return min(1.0, score / 100)

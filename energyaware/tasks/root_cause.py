@@ -1,9 +1,10 @@
 """Root-cause analysis: which of the known causes is behind a fault ticket."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from energyaware.tasks.base import Example, Record
+from energyaware.tasks.base import Example, Record, jackknife
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,40 @@ class RootCause:
         correct = sum(answer == target for answer, target in zip(answers, targets, strict=True))
         return {"accuracy": correct / len(targets), "macro_f1": macro_f1(answers, targets)}
 
+    def per_example(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, list[float]]:
+        """Whether each answer is right, and what it does to macro-F1."""
+        answers, targets = [a.strip() for a in answers], [t.strip() for t in targets]
+        pairs = list(zip(answers, targets, strict=True))
+        counts = _Counts(answers, targets)
+        without = [counts.without(*pair).macro_f1() for pair in pairs] if len(pairs) > 1 else []
+        return {
+            "accuracy": [float(answer == target) for answer, target in pairs],
+            "macro_f1": jackknife(counts.macro_f1(), without),
+        }
+
 
 def macro_f1(answers: Sequence[str], targets: Sequence[str]) -> float:
     """Mean over the classes of `targets` of F1 = 2 * hits / (times answered + times expected)."""
-    pairs = list(zip(answers, targets, strict=True))
+    return _Counts(answers, targets).macro_f1()
 
-    def f1(label: str) -> float:
-        hits = sum(answer == target == label for answer, target in pairs)
-        return 2 * hits / sum((answer == label) + (target == label) for answer, target in pairs)
 
-    classes = sorted(set(targets))
-    return sum(map(f1, classes)) / len(classes)
+class _Counts:
+    """How often each class was answered, expected, and hit."""
+
+    def __init__(self, answers: Sequence[str], targets: Sequence[str]) -> None:
+        self._answered, self._expected = Counter(answers), Counter(targets)
+        self._hit = Counter(answer for answer, target in zip(answers, targets, strict=True) if answer == target)
+
+    def without(self, answer: str, target: str) -> "_Counts":
+        """The same without one example."""
+        fewer = _Counts([], [])
+        fewer._answered, fewer._expected = self._answered - Counter([answer]), self._expected - Counter([target])
+        fewer._hit = self._hit - Counter([answer]) if answer == target else self._hit
+        return fewer
+
+    def macro_f1(self) -> float:
+        """Over the classes that are expected."""
+        classes = sorted(self._expected)
+        return sum(2 * self._hit[name] / (self._answered[name] + self._expected[name]) for name in classes) / len(
+            classes
+        )

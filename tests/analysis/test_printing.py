@@ -1,6 +1,6 @@
 import pytest
 
-from analysis.printing import joules
+from analysis.printing import joules, plain
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,17 @@ from analysis.printing import joules
 )
 def test_joules_of_a_sweep_are_told_as_people_pay_for_them(value, said):
     assert joules(value) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([1.0, 0.0, 1 / 3], "1, 0, 0.333"),
+        ([1.0] * 200, "1, 1, 1, 1, 1 and 195 more"),
+        (["a", "b"], "a, b"),
+        ([1, 2, 3, 4, 5, 6, 7], "1, 2, 3, 4, 5, 6, 7"),
+        ([], ""),
+    ],
+)
+def test_of_many_numbers_a_table_shows_the_first(value, said):
+    assert plain(value).plain == said

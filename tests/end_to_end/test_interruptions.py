@@ -145,7 +145,9 @@ def assert_same(results, whole):
         )
         assert mine == pytest.approx(theirs, abs=1e-6), column
     mine, theirs = (
-        sorted((row["stage_id"], row["task"], row["metric"], row["value"], row["examples"]) for row in table)
+        sorted(
+            [row[name] for name in ("stage_id", "task", "metric", "value", "examples", "per_example")] for row in table
+        )
         for table in (kept("quality"), rows(whole, "quality"))
     )
     assert mine == theirs

@@ -83,6 +83,9 @@ def test_a_family_trains_and_is_served(ref, alone, tickets, tmp_path, method, pr
     outcome = run(serving_of(spec, served, pruning), alone, store, infer)
     assert {row["metric"] for row in outcome.quality} == {"accuracy", "macro_f1", "rouge_l", "bleu"}
     assert all(0 <= row["value"] <= 1 for row in outcome.quality)
+    for row in outcome.quality:
+        assert len(row["per_example"]) == row["examples"]
+        assert sum(row["per_example"]) / row["examples"] == pytest.approx(row["value"])
     assert outcome.columns["sparsity_achieved"] == trained.columns["sparsity_achieved"]
     assert outcome.columns["eligible_layers"] == trained.columns["eligible_layers"]
     assert outcome.columns["prefill_requests"] > 0

@@ -163,6 +163,7 @@ def test_every_precision_learns_and_is_served(finetune, gang_of, precision, prun
     served = serve(gang_of(2), spec, store, pruning)
     assert {row["metric"] for row in served.quality} == {"accuracy", "macro_f1", "rouge_l", "bleu"}
     assert all(0 <= row["value"] <= 1 for row in served.quality)
+    assert all(len(row["per_example"]) == row["examples"] for row in served.quality)
     assert served.columns["eligible_layers"] == 14  # an adapter's own layers are none of them
     assert served.columns["quantised_layers"] == outcome.columns["quantised_layers"]
     assert served.columns["skipped_layers"] == []

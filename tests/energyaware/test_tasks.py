@@ -6,6 +6,7 @@ import pytest
 
 import energyaware.tasks
 from energyaware.tasks import TASKS, Example
+from energyaware.tasks.base import jackknife
 from energyaware.tasks.root_cause import macro_f1
 from energyaware.tasks.tickets import tickets
 
@@ -44,9 +45,44 @@ def test_scores_are_within_0_and_1_and_the_right_answer_scores_1(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_the_mean_of_what_examples_add_is_the_score(name, count):
+    task = TASKS[name]
+    targets = [task.example(record).target for record in tickets("test", count)]
+    for answers in (targets, [""] * count, [target[: 5 * number] for number, target in enumerate(targets)]):
+        scores, parts = task.score(answers, targets), task.per_example(answers, targets)
+        assert parts.keys() == scores.keys()
+        for metric, values in parts.items():
+            assert len(values) == count
+            assert sum(values) / count == pytest.approx(scores[metric])
+
+
+@pytest.mark.parametrize(("name", "metric"), [("root_cause", "macro_f1"), ("response", "bleu")])
+def test_what_an_example_adds_to_a_score_that_is_no_mean_follows_from_the_score_without_it(name, metric):
+    task = TASKS[name]
+    targets = [task.example(record).target for record in tickets("test", 30)]
+    answers = [*targets[:20], *targets[:10]]
+    without = [
+        task.score(answers[:number] + answers[number + 1 :], targets[:number] + targets[number + 1 :])[metric]
+        for number in range(30)
+    ]
+    assert task.per_example(answers, targets)[metric] == pytest.approx(
+        jackknife(task.score(answers, targets)[metric], without)
+    )
+    assert min(without) < max(without)
+
+
+def test_a_jackknife_of_a_mean_gives_its_values_back():
+    values = [0.0, 1.0, 1.0, 0.25]
+    without = [(sum(values) - value) / 3 for value in values]
+    assert jackknife(sum(values) / 4, without) == pytest.approx(values)
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_answers_and_targets_have_to_match_in_number(name):
-    with pytest.raises(ValueError, match="argument"):
-        TASKS[name].score(["a"], ["a", "b"])
+    for scored in (TASKS[name].score, TASKS[name].per_example):
+        with pytest.raises(ValueError, match="argument"):
+            scored(["a"], ["a", "b"])
 
 
 def test_prompts_of_the_tasks_differ_at_their_end():

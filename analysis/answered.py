@@ -1,0 +1,78 @@
+"""What single test examples add to the quality of stages, where that is recorded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from analysis.draws import Floats
+from analysis.load import Results
+
+_SAME_QUALITY: Final = 1e-6
+"""Difference up to which the mean over examples is the quality that is ranked."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """To one task.
+
+    Attributes:
+        quality: the mean of the task's metrics, (examples,), or of several stages (stages, examples).
+        accuracy: likewise whether answers are right; None if the task has no accuracy.
+    """
+
+    quality: Floats
+    accuracy: Floats | None
+
+
+Answered = Mapping[str, Answers]
+"""By task."""
+
+
+def answered_by(results: Results, stage_ids: Sequence[str]) -> dict[str, Answered]:
+    """Answers of stages by their id; tasks of which a metric does not tell of examples are left out."""
+    finishing = results.stages.select("stage_id", finishing="attempt")
+    rows = (
+        results.quality.join(finishing, on="stage_id")
+        .filter(
+            (pl.col("attempt") == pl.col("finishing")).fill_null(value=True),
+            pl.col("stage_id").is_in(stage_ids),
+        )
+        .select("stage_id", "task", "metric", "per_example", n=pl.col("per_example").list.len().fill_null(0))
+        .sort("stage_id", "task", "metric")
+        .collect()
+    )
+    values = rows.filter(pl.col("n") > 0)["per_example"].explode().to_numpy().astype(np.float64)
+    ends = rows["n"].cum_sum().to_list()
+    found: dict[str, dict[str, Answers]] = {}
+    listed = zip(rows.select("stage_id", "task", "metric", "n").iter_rows(), ends, strict=True)
+    for (stage_id, task), metrics in groupby(listed, key=lambda row: itemgetter(0, 1)(row[0])):
+        of = {metric: values[end - n : end] for (_, _, metric, n), end in metrics}
+        if len({len(each) for each in of.values()}) == 1 and all(len(each) for each in of.values()):
+            found.setdefault(stage_id, {})[task] = Answers(np.mean(list(of.values()), axis=0), of.get("accuracy"))
+    return dict(found)
+
+
+def together(answered: Sequence[Answered | None], rho: Floats) -> Answered | None:
+    """Answers of the stages of one configuration to the same examples; None unless they make up the quality of each."""
+    known = [one for one in answered if one]
+    if len(known) < len(answered):
+        return None
+    first = known[0]
+    shapes = {task: (len(answers.quality), answers.accuracy is None) for task, answers in first.items()}
+    for one, quality in zip(known, rho, strict=True):
+        if {task: (len(answers.quality), answers.accuracy is None) for task, answers in one.items()} != shapes:
+            return None
+        if abs(np.mean([answers.quality.mean() for answers in one.values()]) - quality) > _SAME_QUALITY:
+            return None
+    return {
+        task: Answers(
+            np.array([one[task].quality for one in known]),
+            None if answers.accuracy is None else np.array([one[task].accuracy for one in known]),
+        )
+        for task, answers in first.items()
+    }
