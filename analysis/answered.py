@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from analysis.draws import Floats
+from analysis.draws import Bootstrap, Floats
 from analysis.load import Results
 
 _SAME_QUALITY: Final = 1e-6
@@ -31,6 +31,9 @@ class Answers:
 
 Answered = Mapping[str, Answers]
 """By task."""
+
+Sums = Mapping[str, tuple[Floats, Floats]]
+"""By task what `Bootstrap.over_examples` gives."""
 
 
 def answered_by(results: Results, stage_ids: Sequence[str]) -> dict[str, Answered]:
@@ -76,3 +79,21 @@ def together(answered: Sequence[Answered | None], rho: Floats) -> Answered | Non
         )
         for task, answers in first.items()
     }
+
+
+def added_up(answered: Sequence[Answered | None], bootstrap: Bootstrap) -> list[Sums | None]:
+    """The sums of the quality of several configurations."""
+    sums: list[dict[str, tuple[Floats, Floats]]] = [{} for _ in answered]
+    kinds = sorted({(task, of.quality.shape[1]) for one in answered if one for task, of in one.items()})
+    for task, count in kinds:
+        has = [number for number, one in enumerate(answered) if one and task in one and _examples(one, task) == count]
+        values = [of[task].quality for number in has if (of := answered[number])]
+        drawn, total = bootstrap.over_examples(np.concatenate(values))
+        ends = np.cumsum([len(one) for one in values])[:-1]
+        for number, part in zip(has, np.split(drawn, ends), strict=True):
+            sums[number][task] = part, total
+    return [found or None for found in sums]
+
+
+def _examples(answered: Answered, task: str) -> int:
+    return int(answered[task].quality.shape[1])

@@ -20,7 +20,7 @@ class Bootstrap:
     draws: int
     seed: int
     _of_seeds: dict[tuple[int | None, ...], Floats] = field(default_factory=dict, init=False, repr=False)
-    _of_examples: dict[int, Floats] = field(default_factory=dict, init=False, repr=False)
+    _of_examples: dict[int, tuple[Floats, Floats]] = field(default_factory=dict, init=False, repr=False)
 
     def generator(self, *name: object) -> np.random.Generator:
         """The random numbers of what has this name."""
@@ -53,16 +53,25 @@ class Bootstrap:
             self._of_seeds[seeds] = self.weights(len(seeds), self.generator("seeds", *seeds))
         return self._of_seeds[seeds]
 
-    def weights_of_examples(self, count: int) -> Floats:
-        """What each of `count` test examples weighs in each draw, (count, draws): the same for all that answered them.
+    def over_examples(self, values: Floats) -> tuple[Floats, Floats]:
+        """What test examples add up to in each draw, weighed alike for all that answered as many: many rows at once.
 
         Exponential weights, as of a Bayesian bootstrap (Rubin 1981, Annals of Statistics 9, pages 130 to 134).
-        """
-        if count not in self._of_examples:
-            self._of_examples[count] = self.generator("examples", count).standard_exponential((count, self.draws))
-        return self._of_examples[count]
 
-    def of_examples(self, values: Floats, weights: Floats, *name: object) -> Floats:
+        Args:
+            values: what each example adds, (rows, examples).
+
+        Returns:
+            Weighted sums, (rows, draws); the sums of the weights.
+        """
+        count = values.shape[1]
+        if count not in self._of_examples:
+            weights = self.generator("examples", count).standard_exponential((count, self.draws))
+            self._of_examples[count] = weights, weights.sum(axis=0)
+        weights, total = self._of_examples[count]
+        return values @ weights, total
+
+    def of_examples(self, sums: Floats, total: Floats, weights: Floats, *name: object) -> Floats:
         """Means over other test sets, of a quality in [0, 1] of which each example's part is known.
 
         Whoever answered the same examples is drawn over the same ones: only where answers differ can one be ahead of
@@ -70,13 +79,12 @@ class Bootstrap:
         certain, such as two that only one has right. Of an accuracy alone this is the draw of `of_test_set`.
 
         Args:
-            values: what each example adds, a row per seed.
+            sums: of `over_examples`, a row per seed.
+            total: likewise.
             weights: of each seed in each draw, (seeds, draws).
             name: whose half examples these are.
         """
-        of_examples = self.weights_of_examples(values.shape[1])
-        total = of_examples.sum(axis=0)
-        mean = np.clip((weights * (values @ of_examples)).sum(axis=0) / total, 0, 1)
+        mean = np.clip((weights * sums).sum(axis=0) / total, 0, 1)
         wrong, right = self.generator(*name).standard_gamma(0.5, (2, self.draws))
         return np.asarray((mean * total + right) / (total + wrong + right))
 

@@ -1,5 +1,6 @@
 """Measurements of a configuration that were made more than once, under other seeds or again, as they can be drawn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -7,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from analysis.answered import Answered, answered_by, together
+from analysis.answered import Answered, Sums, added_up, answered_by, together
 from analysis.candidates import Energy, candidates, dense_stages
 from analysis.draws import Bootstrap, Floats
 from analysis.load import Results
@@ -30,6 +31,9 @@ _WINDOWS_MAKE_UP_STAGE: Final = 1e-6
 _LEAST: Final = 1e-3
 """Share of the measured mean that is drawn at least: joules, tokens and seconds are positive, however far the draws of
 a handful of measurements reach."""
+
+_AT_ONCE: Final = 64
+"""Configurations whose answers are added up together."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,14 @@ class Configuration:
     accuracies: int
     answered: Answered | None
 
-    def quality(self, bootstrap: Bootstrap) -> Floats | None:
-        """Rho in each draw: of the drawn seeds, on another test set of the same size; None if neither is known."""
+    def quality(self, bootstrap: Bootstrap, sums: Sums | None = None) -> Floats | None:
+        """Rho in each draw: of the drawn seeds, on another test set of the same size; None if neither is known.
+
+        `sums` are those of its answers by task, where they are at hand.
+        """
+        if self.answered is not None:
+            sums = sums or {task: bootstrap.over_examples(of.quality) for task, of in self.answered.items()}
+            return np.asarray(np.mean(self._of_tasks(sums, bootstrap), axis=0))
         if self.examples is None and not self.own.several_seeds:
             return None
         return self._graded("rho", 1, bootstrap)
@@ -154,7 +164,9 @@ class Configuration:
     def _correct(self, bootstrap: Bootstrap) -> Floats:
         """Correct answers per request, high in the draws where rho is: both are of the same test set."""
         if self.answered is not None:
-            return self._graded("correct_per_request", self.accuracies, bootstrap)
+            accuracies = {task: of.accuracy for task, of in self.answered.items() if of.accuracy is not None}
+            sums = {task: bootstrap.over_examples(accuracy) for task, accuracy in accuracies.items()}
+            return np.asarray(np.sum(self._of_tasks(sums, bootstrap), axis=0))
         correct = self._graded("correct_per_request", self.accuracies, bootstrap)
         order = self._graded("rho", 1, bootstrap).argsort(kind="stable")
         together = np.empty_like(correct)
@@ -162,25 +174,30 @@ class Configuration:
         return together
 
     def _graded(self, part: str, highest: int, bootstrap: Bootstrap) -> Floats:
-        """A quality from 0 to `highest` in each draw."""
-        if self.answered is not None:
-            of_tasks = self._of_tasks(part, self.answered, bootstrap)
-            return np.asarray(np.mean(of_tasks, axis=0) if part == "rho" else np.sum(of_tasks, axis=0))
+        """A quality from 0 to `highest` in each draw, where it is not known what single examples add to it."""
         mean = np.clip(self.own.drawn(part, bootstrap) / highest, 0, 1)
         if self.examples is None:
             return mean * highest
         return highest * bootstrap.of_test_set(mean, self.examples, part, self.name)
 
-    def _of_tasks(self, part: str, answered: Answered, bootstrap: Bootstrap) -> list[Floats]:
-        """The quality of each task, or the accuracy of each that has one, in each draw."""
+    def _of_tasks(self, sums: Sums, bootstrap: Bootstrap) -> list[Floats]:
+        """The quality of each task in each draw."""
         seeds = tuple(self.own.seeds)
         weights = bootstrap.weights_of_seeds(seeds) if self.own.several_seeds else np.ones((1, bootstrap.draws))
-        values = {task: of.quality if part == "rho" else of.accuracy for task, of in answered.items()}
-        return [
-            bootstrap.of_examples(of, weights, "answers", self.name, task)
-            for task, of in values.items()
-            if of is not None
-        ]
+        return [bootstrap.of_examples(*of, weights, "answers", self.name, task) for task, of in sums.items()]
+
+
+def qualities(compared: Sequence[Configuration], bootstrap: Bootstrap) -> list[Floats | None]:
+    """Rho of each configuration in each draw. Answers of many are added up together, which takes less time."""
+    return [
+        one.quality(bootstrap, sums)
+        for first in range(0, len(compared), _AT_ONCE)
+        for one, sums in zip(
+            compared[first : first + _AT_ONCE],
+            added_up([one.answered for one in compared[first : first + _AT_ONCE]], bootstrap),
+            strict=True,
+        )
+    ]
 
 
 def configurations(

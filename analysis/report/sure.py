@@ -35,7 +35,8 @@ def sure_section(answer: Answer) -> Section:
 
 _ABOUT: Final = (
     "Intervals hold {level} of what comes out when seeds, the repeats of each measurement and the examples of the "
-    "test set are drawn anew. They do not cover what all measurements share, such as an error of the meter."
+    "test set, the same for all, are drawn anew. They do not cover what all measurements share, such as an error of "
+    "the meter."
 )
 
 

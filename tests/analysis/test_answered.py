@@ -12,11 +12,15 @@ from tests.analysis.frames import inference, results_of, window
 DRAWS = 20_000
 
 
-def compared(answers: dict[str, list[dict[str, list[float]]]], *, recorded: bool = True, **options) -> dict[str, Row]:
+def compared(
+    answers: dict[str, list[dict[str, list[float]]]], *, recorded: bool | set[str] = True, **options
+) -> dict[str, Row]:
     """Rows of the uncertainty by precision, ranked by quality alone.
 
-    `answers` has for each precision, seed by seed, what each example adds to each metric of root_cause.
+    `answers` has for each precision, seed by seed, what each example adds to each metric of root_cause; `recorded` says
+    of which precisions the rows tell it.
     """
+    told = recorded if isinstance(recorded, set) else set(answers) if recorded else set()
     stages, quality, energy = [], [], []
     for precision, seeds in answers.items():
         for seed, metrics in enumerate(seeds):
@@ -25,7 +29,11 @@ def compared(answers: dict[str, list[dict[str, list[float]]]], *, recorded: bool
             energy += [window(stage_id, "prefill", 20.0, repeat=repeat) for repeat in (1, 2)]
             quality += [
                 {"stage_id": stage_id, "attempt": 1, "task": "root_cause", "metric": metric}
-                | {"value": float(np.mean(parts)), "examples": len(parts), "per_example": parts if recorded else None}
+                | {
+                    "value": float(np.mean(parts)),
+                    "examples": len(parts),
+                    "per_example": parts if precision in told else None,
+                }
                 for metric, parts in metrics.items()
             ]
     results = results_of(stages=stages, quality=quality, energy=energy)
@@ -43,7 +51,7 @@ def test_of_an_accuracy_alone_the_draws_are_those_of_a_proportion():
     bootstrap, once = Bootstrap(DRAWS, 0), np.ones((1, DRAWS))
     for right, wrong in ((9, 1), (180, 20), (50, 0)):
         values = np.array([[1.0] * right + [0.0] * wrong])
-        drawn = bootstrap.of_examples(values, once, "a")
+        drawn = bootstrap.of_examples(*bootstrap.over_examples(values), once, "a")
         assert stats.kstest(drawn, stats.beta(right + 0.5, wrong + 0.5).cdf).pvalue > 0.001
 
 
@@ -84,11 +92,27 @@ def test_of_two_that_are_equally_good_about_one_in_twenty_pairs_is_called_apart(
         bootstrap, once = Bootstrap(1000, number), np.ones((1, 1000))
         first, second = sorted((one, other), key=np.mean)
         worse, better = (
-            bootstrap.of_examples(answers[None].astype(float), once, name)
+            bootstrap.of_examples(*bootstrap.over_examples(answers[None].astype(float)), once, name)
             for answers, name in ((first, "first"), (second, "second"))
         )
         apart += (worse >= better).mean() < 0.025
     assert 0.02 < apart / pairs < 0.09
+
+
+def test_older_rows_are_compared_with_newer_ones_as_if_on_other_examples():
+    answers = {"fp32": accuracy(380, 20), "nf4": accuracy(360, 40)}
+    mixed = compared(answers, recorded={"nf4"}, draws=DRAWS)
+    unknown = compared(answers, recorded=False, draws=DRAWS)
+    assert mixed["fp32"]["best_probability"] == pytest.approx(unknown["fp32"]["best_probability"], abs=0.01)
+
+
+def test_whoever_else_is_compared_a_configuration_is_drawn_alike():
+    some = {"fp32": accuracy(90, 10), "nf4": accuracy(80, 20)}
+    more = some | {"bf16": accuracy(300, 100), "int8": accuracy(85, 15)}
+    few, many = compared(some), compared(more)
+    for precision in some:
+        for end in ("rho_low", "rho_high"):
+            assert few[precision][end] == pytest.approx(many[precision][end], rel=1e-9)
 
 
 def test_all_seeds_answer_the_same_examples():
