@@ -70,7 +70,8 @@ def together(answered: Sequence[Answered | None], rho: Floats) -> Answered | Non
     for one, quality in zip(known, rho, strict=True):
         if {task: (len(answers.quality), answers.accuracy is None) for task, answers in one.items()} != shapes:
             return None
-        if abs(np.mean([answers.quality.mean() for answers in one.values()]) - quality) > _SAME_QUALITY:
+        mean = np.mean([answers.quality.mean() for answers in one.values()])
+        if not abs(mean - quality) <= _SAME_QUALITY:  # nor is what is no number
             return None
     return {
         task: Answers(

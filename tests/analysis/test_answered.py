@@ -1,5 +1,7 @@
 """How sure a quality is where it is known what each test example adds to it."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -129,8 +131,10 @@ def test_all_seeds_answer_the_same_examples():
         {"macro_f1": None},
         {"macro_f1": [0.5] * 60},
         {"loss": [0.1] * 40 + [0.3] * 60},
+        {"macro_f1": [math.nan] * 100},
+        {"macro_f1": [0.5] * 99 + [None]},
     ],
-    ids=["a metric does not tell", "another number of examples", "a metric that is not its mean"],
+    ids=["a metric does not tell", "another number of examples", "not its mean", "no numbers", "one is missing"],
 )
 def test_what_does_not_make_up_the_quality_is_drawn_as_a_whole(other):
     ((metric, parts),) = other.items()
