@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -11,6 +10,7 @@ import polars as pl
 
 from analysis.draws import Bootstrap, Floats
 from analysis.load import Results
+from analysis.quality import of_finishing
 
 _SAME_QUALITY: Final = 1e-6
 """Difference up to which the mean over examples is the quality that is ranked."""
@@ -38,13 +38,9 @@ Sums = Mapping[str, tuple[Floats, Floats]]
 
 def answered_by(results: Results, stage_ids: Sequence[str]) -> dict[str, Answered]:
     """Answers of stages by their id; tasks of which a metric does not tell of examples are left out."""
-    finishing = results.stages.select("stage_id", finishing="attempt")
     rows = (
-        results.quality.join(finishing, on="stage_id")
-        .filter(
-            (pl.col("attempt") == pl.col("finishing")).fill_null(value=True),
-            pl.col("stage_id").is_in(stage_ids),
-        )
+        of_finishing(results.stages, results.quality)
+        .filter(pl.col("stage_id").is_in(stage_ids))
         .select("stage_id", "task", "metric", "per_example", n=pl.col("per_example").list.len().fill_null(0))
         .sort("stage_id", "task", "metric")
         .collect()
@@ -53,7 +49,7 @@ def answered_by(results: Results, stage_ids: Sequence[str]) -> dict[str, Answere
     ends = rows["n"].cum_sum().to_list()
     found: dict[str, dict[str, Answers]] = {}
     listed = zip(rows.select("stage_id", "task", "metric", "n").iter_rows(), ends, strict=True)
-    for (stage_id, task), metrics in groupby(listed, key=lambda row: itemgetter(0, 1)(row[0])):
+    for (stage_id, task), metrics in groupby(listed, key=lambda row: row[0][:2]):
         of = {metric: values[end - n : end] for (_, _, metric, n), end in metrics}
         if len({len(each) for each in of.values()}) == 1 and all(len(each) for each in of.values()):
             found.setdefault(stage_id, {})[task] = Answers(np.mean(list(of.values()), axis=0), of.get("accuracy"))
@@ -66,9 +62,8 @@ def together(answered: Sequence[Answered | None], rho: Floats) -> Answered | Non
     if len(known) < len(answered):
         return None
     first = known[0]
-    shapes = {task: (len(answers.quality), answers.accuracy is None) for task, answers in first.items()}
     for one, quality in zip(known, rho, strict=True):
-        if {task: (len(answers.quality), answers.accuracy is None) for task, answers in one.items()} != shapes:
+        if _shapes(one) != _shapes(first):
             return None
         mean = np.mean([answers.quality.mean() for answers in one.values()])
         if not abs(mean - quality) <= _SAME_QUALITY:  # nor is what is no number
@@ -80,6 +75,10 @@ def together(answered: Sequence[Answered | None], rho: Floats) -> Answered | Non
         )
         for task, answers in first.items()
     }
+
+
+def _shapes(answered: Answered) -> dict[str, tuple[int, bool]]:
+    return {task: (len(answers.quality), answers.accuracy is None) for task, answers in answered.items()}
 
 
 def added_up(answered: Sequence[Answered | None], bootstrap: Bootstrap) -> list[Sums | None]:

@@ -13,11 +13,10 @@ import polars as pl
 
 from analysis.estimate import Effort, efforts, estimates
 from analysis.load import Results
-from analysis.printing import number
+from analysis.printing import JOULES_PER_KWH, number
 from analysis.spent import spent
 from analysis.states import LEFT
 
-JOULES_PER_KWH: Final = 3.6e6
 SECONDS_PER_HOUR: Final = 3600.0
 
 UNITS: Final = {"kwh": "kWh", "gpu_hours": "GPU-hours", "hours": "hours", "cost": ""}

@@ -8,6 +8,7 @@ from analysis.kinds import all_of, metered
 from analysis.load import Results
 from analysis.marks import that_count, why_implausible
 from analysis.metrics import OF_FINETUNING, OF_INFERENCE, Metric, Need, fault_of, tokens_per_request
+from analysis.printing import JOULES_PER_KWH
 from analysis.quality import graded
 from analysis.serving import seconds_per_request
 from analysis.settings import settings_without
@@ -24,8 +25,6 @@ _JOULES: Final[dict[Energy, tuple[str, str]]] = {
 _WORD: Final[dict[Energy, str]] = {"gross": "", "net": "net "}
 
 _UNKNOWN_GPU: Final = "no known GPU"
-
-_J_PER_KWH: Final = 3.6e6
 
 _SHARED: Final = ["model", "model_revision", "finetune_method", "finetune_precision", "precision", "gpu_kind"]
 """Columns that name a configuration together with its tasks, pruning and settings."""
@@ -280,12 +279,12 @@ def _all_reasons(*reasons: str | pl.Expr) -> pl.Expr:
 
 def _carbon_g(energy_j: str) -> pl.Expr:
     """PUE is in the factor already."""
-    return pl.col(energy_j) * pl.col("carbon_g_per_kwh").fill_nan(None) / _J_PER_KWH
+    return pl.col(energy_j) * pl.col("carbon_g_per_kwh").fill_nan(None) / JOULES_PER_KWH
 
 
 def _cost(energy_j: str) -> pl.Expr:
     """In the row's currency; the price is that of the meter, before PUE."""
-    return pl.col(energy_j) * pl.col("price_per_kwh").fill_nan(None) * pl.col("pue").fill_nan(None) / _J_PER_KWH
+    return pl.col(energy_j) * pl.col("price_per_kwh").fill_nan(None) * pl.col("pue").fill_nan(None) / JOULES_PER_KWH
 
 
 def _device() -> pl.Expr:

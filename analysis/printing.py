@@ -17,8 +17,9 @@ _ALL: Final = 100
 _GROUPED: Final = (1e3, 1e9)
 """From and below which a number is written out, in groups of three digits."""
 
+JOULES_PER_KWH: Final = 3.6e6
+
 _LARGE_J: Final = 1e6
-_J_PER_KWH: Final = 3.6e6
 
 
 def plain(value: object, style: str = "") -> "Text":
@@ -41,7 +42,7 @@ def number(value: float | None) -> str:
 
 def joules(value: float | None) -> str:
     """Such as "1,234 J"; what is a megajoule or more is told in kWh, as it is paid for."""
-    return f"{number(value)} J" if value is None or abs(value) < _LARGE_J else f"{number(value / _J_PER_KWH)} kWh"
+    return f"{number(value)} J" if value is None or abs(value) < _LARGE_J else f"{number(value / JOULES_PER_KWH)} kWh"
 
 
 def share(part: float) -> str:

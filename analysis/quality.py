@@ -36,11 +36,7 @@ def graded(stages: pl.LazyFrame, quality: pl.LazyFrame) -> pl.LazyFrame:
         `accuracies`, how many these are: null and 0 where no task has one; `examples`, the size of the test set, null
         if a metric does not tell; `quality_fault`, what is missing or impossible, else null.
     """
-    values = (
-        quality.join(stages.select("stage_id", finishing="attempt"), on="stage_id")
-        .filter((pl.col("attempt") == pl.col("finishing")).fill_null(value=True))
-        .select("stage_id", "task", "metric", "value", "examples")
-    )
+    values = of_finishing(stages, quality).select("stage_id", "task", "metric", "value", "examples")
     return (
         stages.select("stage_id", task="tasks")
         .explode("task")
@@ -69,6 +65,12 @@ def graded(stages: pl.LazyFrame, quality: pl.LazyFrame) -> pl.LazyFrame:
             quality_fault=pl.col("task_fault").drop_nulls().str.join("; ").replace("", None),
         )
     )
+
+
+def of_finishing(stages: pl.LazyFrame, quality: pl.LazyFrame) -> pl.LazyFrame:
+    """Rows of quality of the attempts that finished stages."""
+    finishing = quality.join(stages.select("stage_id", finishing="attempt"), on="stage_id")
+    return finishing.filter((pl.col("attempt") == pl.col("finishing")).fill_null(value=True))
 
 
 def _on_scale() -> pl.Expr:

@@ -16,7 +16,6 @@ Only like is compared with like: joules that hardware measured are not ranked ag
 some components against those of others, unless that is allowed.
 """
 
-import hashlib
 import math
 from typing import Final, Literal, get_args
 
@@ -27,6 +26,7 @@ from analysis.comparable import NotComparable, differing, refuse_to_compare
 from analysis.kinds import MEASURED, all_of
 from analysis.load import Results
 from analysis.metrics import METRICS, Metric, value_of
+from analysis.settings import short_name
 from analysis.states import states
 from energyaware.errors import InputError
 
@@ -144,11 +144,7 @@ def left_out(
 
 def name_of(key: str) -> pl.Expr:
     """A short name for the key of a configuration: 16 hexadecimal digits of its hash."""
-
-    def digest(text: str) -> str:
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-    return pl.col(key).map_elements(digest, return_dtype=pl.String)
+    return pl.col(key).map_elements(short_name, return_dtype=pl.String)
 
 
 def _check(weight: float, requests: int, phi: str, energy: str, metric: str) -> None:

@@ -182,8 +182,7 @@ class Configuration:
 
     def _of_tasks(self, sums: Sums, bootstrap: Bootstrap) -> list[Floats]:
         """The quality of each task in each draw."""
-        seeds = tuple(self.own.seeds)
-        weights = bootstrap.weights_of_seeds(seeds) if self.own.several_seeds else np.ones((1, bootstrap.draws))
+        weights = bootstrap.weights_of_seeds(tuple(self.own.seeds))
         return [bootstrap.of_examples(*of, weights, "answers", self.name, task) for task, of in sums.items()]
 
 

@@ -49,14 +49,14 @@ def _names(text: str, left_out: Left, blank: Collection[str] = (), blanks: int |
     if blanks and not (isinstance(settings, dict) and blanks == sum(settings.get(name, ...) is None for name in blank)):
         return None
     if not isinstance(settings, dict):
-        return dict.fromkeys(left_out, _name(text))
-    return {column: _name(_without(settings, names)) for column, names in left_out.items()}
+        return dict.fromkeys(left_out, short_name(text))
+    return {column: short_name(_without(settings, names)) for column, names in left_out.items()}
 
 
 def _without(settings: dict[str, object], names: Collection[str]) -> str:
     return json.dumps({name: value for name, value in settings.items() if name not in names}, sort_keys=True)
 
 
-def _name(text: str) -> str:
-    """16 hexadecimal digits of its hash."""
+def short_name(text: str) -> str:
+    """16 hexadecimal digits of a text's hash."""
     return blake2b(text.encode(), digest_size=8).hexdigest()

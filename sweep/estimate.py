@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from analysis.budget import JOULES_PER_KWH, SECONDS_PER_HOUR, Caps, CapUse, Spending, spending, uses
+from analysis.budget import SECONDS_PER_HOUR, Caps, CapUse, Spending, spending, uses
 from analysis.estimate import Effort, Estimate, Estimates, estimates
-from analysis.printing import number
+from analysis.printing import JOULES_PER_KWH, number
 from analysis.status import clock, counted
 from cluster.inventory import local_cpus, local_gpus
 from energyaware.errors import InputError
