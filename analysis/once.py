@@ -18,6 +18,9 @@ from energyaware.rows import COMPACTED, KEYS
 _AT_ONCE: Final = 1_000_000
 """Rows of a large table that are taken into memory to be looked at key by key; one takes some 250 bytes."""
 
+_MERGED: Final = rf"(?:^|[/\\]){COMPACTED}[^/\\]*$"
+"""How the path of a merged file ends."""
+
 
 def part_of(table: str) -> list[str]:
     """Columns that tell apart what is written together, and so mostly lies in one file: all of a key, if no others."""
@@ -30,6 +33,33 @@ def in_memory(rows: pl.DataFrame, table: str) -> pl.DataFrame:
     return rows if hashes == rows.height else rows.unique(KEYS[table], keep="last", maintain_order=True)
 
 
+def of_files(rows: pl.DataFrame, table: str, early: pl.DataFrame) -> pl.DataFrame:
+    """The last row of each key, of files that are in memory.
+
+    Args:
+        rows: of all files, in reading order, with the column `file`.
+        table: whose rows they are.
+        early: rows that come before those of files.
+    """
+    content = rows.drop("file")
+    if early.is_empty() and _lie_apart(rows, part_of(table)[0]):
+        return content
+    return in_memory(pl.concat([early, content]), table)
+
+
+def _lie_apart(rows: pl.DataFrame, name: str) -> bool:
+    """All files are merged ones, and no value of a column that is part of the key lies in two of them."""
+    files = rows["file"].rle().struct.unnest()
+    if not files.select(pl.col("value").str.contains(_MERGED).all()).item():
+        return False
+    if files.height <= 1:
+        return True
+    starts = files["len"].cum_sum() - files["len"]
+    values = rows[name]
+    in_each = sum(values.slice(start, rows).n_unique() for start, rows in zip(starts, files["len"], strict=True))
+    return in_each == values.n_unique()
+
+
 def on_disk(rows: pl.LazyFrame, table: str, held: pl.DataFrame, early: pl.DataFrame) -> pl.LazyFrame:
     """The last row of each key.
 
@@ -40,7 +70,7 @@ def on_disk(rows: pl.LazyFrame, table: str, held: pl.DataFrame, early: pl.DataFr
         early: rows that come before those of files.
     """
     part = part_of(table)
-    merged = pl.col("file").str.contains(rf"(?:^|[/\\]){COMPACTED}[^/\\]*$")
+    merged = pl.col("file").str.contains(_MERGED)
     doubtful = (
         held.group_by(part)
         .agg(pl.sum("len"), once=(pl.len() == 1) & merged.all())

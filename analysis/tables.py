@@ -112,12 +112,17 @@ def _read(
     )
     if sum(file.stat().st_size for file in files) <= _IN_MEMORY_BYTES:
         content = rows.collect(engine="in-memory")
-        strange = _strange(_by_file(content.lazy(), table).collect(engine="in-memory"))
-        return once.in_memory(pl.concat([early, content.drop("file")]), table).lazy(), strange
+        strange = {} if _ours(content, table) else _strange(_by_file(content.lazy(), table).collect(engine="in-memory"))
+        return once.of_files(content, table, early).lazy(), strange
     held = _by_file(rows, table, *once.part_of(table)).collect(engine="streaming")
     rest = pl.exclude("file", "schema_version", FILLED[table], *once.part_of(table))
     rows.select(rest.null_count()).collect(engine="streaming")  # so that every page is read, in little memory
     return once.on_disk(rows.drop("file"), table, held, early), _strange(held)
+
+
+def _ours(rows: pl.DataFrame, table: str) -> bool:
+    """No row gives a reason to ask which file it is of."""
+    return rows[FILLED[table]].null_count() == 0 and rows["schema_version"].fill_null(0).le(SCHEMA_VERSION).all()
 
 
 def _by_file(rows: pl.LazyFrame, table: str, *part: str) -> pl.LazyFrame:

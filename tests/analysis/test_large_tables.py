@@ -1,4 +1,4 @@
-"""Tables that stay on disk: what each file holds is found out without holding them in memory."""
+"""Rows of many files count once, whether a table is read into memory or is so large that it stays on disk."""
 
 import sys
 from datetime import timedelta
@@ -20,6 +20,11 @@ from tests.analysis.builders import START, Lab, tried, window, write
 @pytest.fixture
 def on_disk(monkeypatch):
     monkeypatch.setattr(sys.modules["analysis.tables"], "_IN_MEMORY_BYTES", 0)
+
+
+@pytest.fixture(params=[0, 2**30], ids=["on disk", "in memory"])
+def wherever(request, monkeypatch):
+    monkeypatch.setattr(sys.modules["analysis.tables"], "_IN_MEMORY_BYTES", request.param)
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def test_merged_files_are_read_as_they_are(lab, on_disk):
     assert ranking(results).collect().height == 6
 
 
-def test_an_attempt_that_was_written_anew_after_merging_counts_as_it_is_now(lab, on_disk):
+def test_an_attempt_that_was_written_anew_after_merging_counts_as_it_is_now(lab, wherever):
     merged(lab)
     before = energies(lab)
     lab.energy("i3", {"window": "decode", "component": "x", "energy_j": 7.0, "kept": True})
@@ -62,7 +67,7 @@ def test_an_attempt_that_was_written_anew_after_merging_counts_as_it_is_now(lab,
     assert len(after) == 25
 
 
-def test_the_files_of_a_compaction_that_was_killed_count_once(lab, on_disk):
+def test_the_files_of_a_compaction_that_was_killed_count_once(lab, wherever):
     lab.results()
     single = {file: file.read_bytes() for file in (lab.folder / "energy").iterdir()}
     before = energies(lab)
@@ -72,14 +77,14 @@ def test_the_files_of_a_compaction_that_was_killed_count_once(lab, on_disk):
     assert energies(lab) == before
 
 
-def test_a_file_that_holds_a_row_twice_counts_it_once(lab, on_disk):
+def test_a_file_that_holds_a_row_twice_counts_it_once(lab, wherever):
     row = window(stage_id="i0", attempt=1, window="decode", component="x", kept=True)
     write(lab.folder / "energy" / "z.parquet", "energy", row, row | {"energy_j": 3.0})
     assert len(energies(lab)) == 25
     assert ("i0", "decode", "x", 3.0) in energies(lab)
 
 
-def test_rows_of_a_ledger_are_counted_over_by_those_of_files(lab, on_disk):
+def test_rows_of_a_ledger_are_counted_over_by_those_of_files(lab, wherever):
     merged(lab)
     row = {"run": "r1", "stage_id": "i0", "attempt": 1, "component": "x", "energy_j": 99.0, "started_at": START}
     new = row | {"started_at": START + timedelta(hours=1), "energy_j": 5.0}
@@ -114,7 +119,7 @@ def test_rows_are_looked_at_key_by_key_on_disk_too_where_they_are_too_many(lab, 
     ),
     at_once=st.sampled_from([0, 3, 1000]),
 )
-def test_whatever_files_hold_the_last_row_of_each_key_counts(tmp_path_factory, on_disk, monkeypatch, files, at_once):
+def test_whatever_files_hold_the_last_row_of_each_key_counts(tmp_path_factory, wherever, monkeypatch, files, at_once):
     """Merged files hold a key once, as compaction leaves them; other files, and several files, as they like."""
     monkeypatch.setattr(sys.modules["analysis.once"], "_AT_ONCE", at_once)
     folder = tmp_path_factory.mktemp("any")
@@ -135,7 +140,7 @@ def test_whatever_files_hold_the_last_row_of_each_key_counts(tmp_path_factory, o
     assert sorted(found, key=str) == sorted(((*key, joules) for key, joules in expected.items()), key=str)
 
 
-def test_a_page_that_cannot_be_read_is_found_when_the_folder_is_loaded(lab, on_disk):
+def test_a_page_that_cannot_be_read_is_found_when_the_folder_is_loaded(lab, wherever):
     file = lab.folder / "energy" / "i2-1.parquet"
     content = bytearray(file.read_bytes())
     column = pq.read_metadata(file).row_group(0).column(KEYS["energy"].index("stage_id"))
