@@ -116,13 +116,13 @@ class _Desk:
         answers = dict(zip(mine, self._answers([self._test[index] for index in mine]), strict=True))
         merged = {index: answer for part in gather(answers) for index, answer in part.items()}
         given, wanted = [merged[index] for index in sorted(merged)], [item.target for item in self._test]
-        scores, parts = self.task.score(given, wanted), self.task.per_example(given, wanted)
-        if bad := [name for name, value in scores.items() if not math.isfinite(value)]:
+        scores = self.task.score(given, wanted)
+        if bad := [name for name, score in scores.items() if not math.isfinite(score.value)]:
             raise StageError(f"{self.task.name}: {', '.join(bad)} is not a number")
         return [
-            {"task": self.task.name, "metric": metric, "value": value, "examples": len(self._test)}
-            | {"per_example": parts.get(metric)}
-            for metric, value in scores.items()
+            {"task": self.task.name, "metric": metric, "value": score.value, "examples": len(self._test)}
+            | {"per_example": score.per_example}
+            for metric, score in scores.items()
         ]
 
     def _answers(self, examples: Sequence[Example]) -> list[str]:

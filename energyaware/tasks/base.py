@@ -15,6 +15,31 @@ class Example:
     target: str
 
 
+@dataclass(frozen=True)
+class Score:
+    """One metric over a test set.
+
+    Attributes:
+        value: of the whole test set.
+        per_example: what each example adds, in their order: their mean is `value`. Of a metric that is no mean over
+            examples these are `jackknife` values. None if that cannot be told: its interval is then wider than it need
+            be.
+    """
+
+    value: float
+    per_example: list[float] | None = None
+
+    @classmethod
+    def mean(cls, per_example: list[float]) -> "Score":
+        """Of a metric that is the mean over examples."""
+        return cls(sum(per_example) / len(per_example), per_example)
+
+    @classmethod
+    def of_whole(cls, value: float, without: Sequence[float]) -> "Score":
+        """Of a metric that is no mean; `without` is as for `jackknife`."""
+        return cls(value, jackknife(value, without))
+
+
 class Task(Protocol):
     """One kind of question about a record.
 
@@ -35,19 +60,12 @@ class Task(Protocol):
     def example(self, record: Record) -> Example:
         """The request that this record stands for."""
 
-    def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+    def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, Score]:
         """Quality metrics by name, each in [0, 1], higher is better.
 
         Args:
             answers: what the model answered, one per example.
             targets: what was expected, in the same order; at least one.
-        """
-
-    def per_example(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, list[float]]:
-        """What each example adds to the metrics of `score`, in their order: of each metric, its mean is the metric.
-
-        Of a metric that is no mean over examples these are `jackknife` values. A metric may be left out: its interval
-        is then wider than it need be. Arguments are those of `score`.
         """
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from energyaware.tasks.base import Example, Record, jackknife
+from energyaware.tasks.base import Example, Record, Score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,20 +22,12 @@ class Response:
         """The request that this record stands for."""
         return Example(prompt=f"Ticket: {record['ticket']}\nResponse:\n", target=record["response"])
 
-    def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+    def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, Score]:
         """Mean ROUGE-L F-measure, and corpus BLEU on a scale to 1."""
-        from sacrebleu import corpus_bleu
-
-        overlaps = _overlaps(answers, targets)
-        bleu = corpus_bleu(list(answers), [list(targets)]).score / 100
-        return {"rouge_l": sum(overlaps) / len(overlaps), "bleu": min(1.0, bleu)}
-
-    def per_example(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, list[float]]:
-        """The overlap of each answer with what was expected, and what it does to BLEU."""
-        counts = _ngrams(answers, targets)
-        whole = counts.sum(axis=0)
-        without = [_bleu(whole - one) for one in counts] if len(counts) > 1 else []
-        return {"rouge_l": _overlaps(answers, targets), "bleu": jackknife(_bleu(whole), without)}
+        ngrams = _ngrams(answers, targets)
+        whole = ngrams.sum(axis=0)
+        without = [_bleu(whole - one) for one in ngrams] if len(ngrams) > 1 else []
+        return {"rouge_l": Score.mean(_overlaps(answers, targets)), "bleu": Score.of_whole(_bleu(whole), without)}
 
 
 def _overlaps(answers: Sequence[str], targets: Sequence[str]) -> list[float]:

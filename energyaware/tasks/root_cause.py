@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from energyaware.tasks.base import Example, Record, jackknife
+from energyaware.tasks.base import Example, Record, Score
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,15 @@ class RootCause:
         """The request that this record stands for."""
         return Example(prompt=f"Ticket: {record['ticket']}\nRoot cause:\n", target=record["root_cause"])
 
-    def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+    def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, Score]:
         """Accuracy, and macro-F1 over the classes that occur in `targets`."""
-        answers, targets = [a.strip() for a in answers], [t.strip() for t in targets]
-        correct = sum(answer == target for answer, target in zip(answers, targets, strict=True))
-        return {"accuracy": correct / len(targets), "macro_f1": macro_f1(answers, targets)}
-
-    def per_example(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, list[float]]:
-        """Whether each answer is right, and what it does to macro-F1."""
         answers, targets = [a.strip() for a in answers], [t.strip() for t in targets]
         pairs = list(zip(answers, targets, strict=True))
         counts = _Counts(answers, targets)
         without = [counts.without(*pair).macro_f1() for pair in pairs] if len(pairs) > 1 else []
         return {
-            "accuracy": [float(answer == target) for answer, target in pairs],
-            "macro_f1": jackknife(counts.macro_f1(), without),
+            "accuracy": Score.mean([float(answer == target) for answer, target in pairs]),
+            "macro_f1": Score.of_whole(counts.macro_f1(), without),
         }
 
 
