@@ -216,4 +216,4 @@ def _make(folder: Path, recipe: Recipe, progress: Callable[[str], None]) -> None
 
 
 def _silent(_: str) -> None:
-    pass
+    """Progress that nobody is told."""

@@ -11,9 +11,9 @@ from analysis.budget import SECONDS_PER_HOUR, Caps, CapUse, Spending, spending, 
 from analysis.estimate import Effort, Estimate, Estimates, estimates
 from analysis.printing import JOULES_PER_KWH, number
 from analysis.status import clock, counted
-from cluster.inventory import local_cpus, local_gpus
+from cluster.local_node import local_node
 from energyaware.errors import InputError
-from sweep.placement import SLACK
+from sweep.placement import Need, place
 from sweep.totals import known_sum
 
 if TYPE_CHECKING:
@@ -135,14 +135,11 @@ def earlier(url: str) -> Results | None:
 
 def at_once_here(sweep: Sweep, gpus_per_worker: int) -> int:
     """How many stages this machine runs beside each other, at least 1; the largest stages count."""
-    resources = sweep.resources
-    if resources.exclusive == "node":
-        return 1
+    resources, here = sweep.resources, local_node()
     workers = max(resources.workers_of("finetune"), resources.workers_of("inference"))
-    fit = int(local_cpus() / (workers * resources.cpus_per_worker) + SLACK)
-    if gpus_per_worker:
-        fit = min(fit, local_gpus() // (workers * gpus_per_worker))
-    return max(1, fit)
+    whole = resources.exclusive == "node"
+    found = place(Need(workers, resources.cpus_per_worker, gpus_per_worker, whole_nodes=whole), [here])
+    return found.at_once([here]) if found else 1
 
 
 def _wall_s(stages: Iterable[PlannedStage], known: dict[str, Estimate], at_once: int) -> float:

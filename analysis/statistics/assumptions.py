@@ -10,6 +10,7 @@ from analysis.statistics.anova import Fit
 from analysis.statistics.design import balance
 from analysis.statistics.factors import Columns, Factor
 from analysis.statistics.holm import correct
+from analysis.statistics.least_squares import NOTHING
 from energyaware.errors import few
 
 ALPHA: Final = 0.05
@@ -126,7 +127,7 @@ def influence(fitted: Fit) -> tuple[Columns, Columns, np.ndarray[Any, np.dtype[n
     """Leverage, Cook's distance (NaN where the model passes through an observation), and which are outliers."""
     whole, rank = fitted.whole, fitted.design.observations - fitted.df_residual
     leverage = fitted.leverage
-    free = np.where(leverage < 1 - 1e-9, 1 - leverage, np.nan)
+    free = np.where(1 - leverage > NOTHING, 1 - leverage, np.nan)
     squared = whole.resid**2 / (whole.mse_resid * free)
     cook = squared * leverage / (free * rank)
     df = fitted.df_residual - 1

@@ -18,7 +18,7 @@ from scipy.linalg import solve_triangular
 from analysis.statistics.design import Coded
 from analysis.statistics.factors import Columns
 
-_NOTHING: Final = 1e-9
+NOTHING: Final = 1e-9
 """Share of an observation that a model leaves free, below which it passes through it, whatever it is."""
 
 
@@ -50,7 +50,7 @@ class LeastSquares:
     def _robust(self) -> Columns | None:
         """Covariance of the coefficients by HC3; None where an observation is fitted whatever it is."""
         free = 1 - leverage(self._orthonormal)
-        if free.min() <= _NOTHING:
+        if free.min() <= NOTHING:
             return None
         scattered = (self._orthonormal * (self.residuals / free)[:, None]) @ self._inverse.T
         covariance: Columns = scattered.T @ scattered

@@ -1,7 +1,9 @@
 """What is left of a sweep will take, told from what earlier stages took."""
 
 import json
+import os
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,8 @@ from sweep.show_plan import as_json
 from sweep.sweep_file import load
 from tests.analysis.builders import START, window
 from tests.end_to_end.command import energyaware
+
+pytest_plugins = "tests.nvml.plugin"
 
 SWEEP = """
 precisions: [fp32, bf16]
@@ -224,3 +228,16 @@ def test_the_command_tells_it_above_the_stages(folder):
 def test_as_many_stages_are_reckoned_beside_each_other_as_a_run_starts_here(tmp_path, resources, at_once):
     sweep = Folder(tmp_path, SWEEP.replace("{device: cpu}", resources)).sweep
     assert at_once_here(sweep, gpus_per_worker=0) == at_once
+
+
+def at_once_with_gpus():
+    return at_once_here(load(Path(os.environ["SWEEP_FILE"])), gpus_per_worker=1)
+
+
+@pytest.mark.parametrize(("visible", "at_once"), [("0", 1), ("GPU-a,GPU-c", 2), ("0,1,2", 3), ("", 1)])
+def test_stages_are_reckoned_on_the_gpus_that_ray_would_hand_out(gpus, tmp_path, visible, at_once):
+    file = tmp_path / "s.yaml"
+    file.write_text(SWEEP.replace("{device: cpu}", "{device: cuda, cpus_per_worker: 0.01}"))
+    machine = [f"gpu GPU-{name} 100" for name in "abc"]
+    here = {"CUDA_VISIBLE_DEVICES": visible, "SWEEP_FILE": str(file)}
+    assert gpus.call(at_once_with_gpus, *machine, **here) == at_once
