@@ -12,6 +12,7 @@ from analysis.comparable import differing
 from analysis.kinds import ESTIMATED, MIXED
 from analysis.metrics import EnergyMetric
 from analysis.ranking import Phi
+from energyaware.errors import few
 
 MARKED: Final = "!"
 """Stands after the joules of a row that carries marks, and before the notes about them."""
@@ -45,6 +46,13 @@ def notes_on(rows: pl.DataFrame, phi: Phi, energy: Energy, metric: EnergyMetric)
     if (rows["energy_from"] == "own (no dense parent)").any():
         yield "** simulated pruning without a dense parent to take the energy from: ranked with its own"
     yield from (f"{MARKED} {note}" for note in marks.notes(rows))
+    all_seeds = rows["seeds"].explode().drop_nulls().unique().sort()
+    if fewer := (rows["seeds"].list.len() < len(all_seeds)).sum():
+        named = few([str(seed) for seed in all_seeds])
+        yield (
+            f"seeds: {fewer} of {rows.height} configurations lack some of the seeds {named}; "
+            "what was stopped or failed there might have been worse than what is left"
+        )
     if rows.height and phi == "minmax" and (rows["phi_minmax"] == 1).all():
         yield f"all rows have the same {metric.words}: phi is 1 and says nothing"
 

@@ -177,6 +177,23 @@ def test_that_all_energy_is_estimated_is_said(tmp_path):
     assert "energy is estimated in part in every row" in printed(lab)
 
 
+def test_configurations_that_lack_seeds_which_others_have_are_counted(tmp_path):
+    lab = Lab(tmp_path)
+    lab.finetune()
+    for seed, precisions in {0: ["fp32", "bf16", "nf4"], 1: ["fp32", "bf16"], 2: ["fp32"]}.items():
+        for precision in precisions:
+            lab.inference(f"{precision}-{seed}", seed=seed, precision=precision)
+    said = (
+        "seeds: 2 of 3 configurations lack some of the seeds 0, 1, 2; what was stopped or failed there might have been "
+        "worse than what is left"
+    )
+    assert said in answer(lab.results()).notes
+
+
+def test_nothing_is_said_of_seeds_where_all_have_the_same(lab):
+    assert not [note for note in answer(lab.results()).notes if note.startswith("seeds")]
+
+
 def test_the_table_says_per_row_whether_energy_is_measured_and_marks_what_to_be_careful_about(lab):
     lab.inference("x", precision="x", needs=None, quality=QUALITY, energy=2.5, measured=False, marks=["decode: short"])
     found = answer(lab.results(), allow_mixed=True)
