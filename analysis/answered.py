@@ -37,7 +37,7 @@ Sums = Mapping[str, tuple[Floats, Floats]]
 
 
 def answered_by(results: Results, stage_ids: Sequence[str]) -> dict[str, Answered]:
-    """Answers of stages by their id; tasks of which a metric does not tell of examples are left out."""
+    """Answers of stages by their id; those of which a metric of any task does not tell of examples are left out."""
     rows = (
         of_finishing(results.stages, results.quality)
         .filter(pl.col("stage_id").is_in(stage_ids))
@@ -48,12 +48,15 @@ def answered_by(results: Results, stage_ids: Sequence[str]) -> dict[str, Answere
     values = rows.filter(pl.col("n") > 0)["per_example"].explode().to_numpy().astype(np.float64)
     ends = rows["n"].cum_sum().to_list()
     found: dict[str, dict[str, Answers]] = {}
+    untold = set()
     listed = zip(rows.select("stage_id", "task", "metric", "n").iter_rows(), ends, strict=True)
     for (stage_id, task), metrics in groupby(listed, key=lambda row: row[0][:2]):
         of = {metric: values[end - n : end] for (_, _, metric, n), end in metrics}
         if len({len(each) for each in of.values()}) == 1 and all(len(each) for each in of.values()):
             found.setdefault(stage_id, {})[task] = Answers(np.mean(list(of.values()), axis=0), of.get("accuracy"))
-    return dict(found)
+        else:
+            untold.add(stage_id)
+    return {stage_id: answers for stage_id, answers in found.items() if stage_id not in untold}
 
 
 def together(answered: Sequence[Answered | None], rho: Floats) -> Answered | None:

@@ -1,7 +1,7 @@
 """What has to be known before a ranking is believed, a line each."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import polars as pl
@@ -55,6 +55,19 @@ def notes_on(rows: pl.DataFrame, phi: Phi, energy: Energy, metric: EnergyMetric)
         )
     if rows.height and phi == "minmax" and (rows["phi_minmax"] == 1).all():
         yield f"all rows have the same {metric.words}: phi is 1 and says nothing"
+
+
+def notes_on_tasks(rows: pl.DataFrame, data: Sequence[str]) -> Iterator[str]:
+    """Notes on whether all were asked the same.
+
+    Args:
+        rows: of a ranking.
+        data: names of all data that they were tuned and tested on.
+    """
+    tasks = sorted({" and ".join(sorted(of)) for of in rows["tasks"].drop_nulls()})
+    for asked, what in ((tasks, "tasks"), (data, "data")):
+        if len(asked) > 1:
+            yield f"mixed: quality is that of different {what}, ranked against each other: {few(asked)}"
 
 
 def notes_on_order(

@@ -2,9 +2,12 @@
 
 import json
 import math
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
+from polars import selectors
 
 from energyaware.errors import few
 
@@ -20,6 +23,8 @@ _GROUPED: Final = (1e3, 1e9)
 JOULES_PER_KWH: Final = 3.6e6
 
 _LARGE_J: Final = 1e6
+
+_US_PER_S: Final = 1e6
 
 
 def plain(value: object, style: str = "") -> "Text":
@@ -54,8 +59,16 @@ def share(part: float) -> str:
 
 
 def to_json(content: Any, indent: int | None = 2) -> str:
-    """Strict JSON: a float that is not finite becomes null, a time ISO 8601 text."""
-    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+    """Strict JSON: a float that is not finite becomes null, a time ISO 8601 text, a length of time seconds."""
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False, default=_simple)
+
+
+def _simple(value: object) -> float | str:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal):
+        return float(value)
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 def _finite(value: Any) -> Any:
@@ -67,8 +80,13 @@ def _finite(value: Any) -> Any:
 
 
 def to_csv(frame: pl.DataFrame) -> str:
-    """CSV with lists of values joined by spaces, and anything deeper as JSON."""
-    return frame.with_columns(_flat(column) for column in frame if column.dtype.is_nested()).write_csv()
+    """CSV with lists of values joined by spaces, anything deeper as JSON, and lengths of time in seconds."""
+    seconds = selectors.duration().dt.total_microseconds() / _US_PER_S
+    return (
+        frame.with_columns(_flat(column) for column in frame if column.dtype.is_nested())
+        .with_columns(seconds)
+        .write_csv()
+    )
 
 
 def _flat(column: pl.Series) -> pl.Series:

@@ -24,7 +24,7 @@ _WRITES: Final = re.compile(
     r"\b(alter|call|copy|create|delete|drop|execute|grant|insert|into|merge|revoke|set|truncate|update)\b",
     re.IGNORECASE,
 )
-_READS_FILES: Final = re.compile(r"\b((?:read|scan)_\w+)[\"`]?\s*[(/-]", re.IGNORECASE)
+_READS_FILES: Final = re.compile(r"\b((?:read|scan)_\w+)[\"`]?\s*(?:\(|--|/\*)", re.IGNORECASE)
 """A table function: its name, quoted perhaps, and its parenthesis, or a comment before that."""
 
 

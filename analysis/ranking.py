@@ -16,7 +16,7 @@ Only like is compared with like: joules that hardware measured are not ranked ag
 some components against those of others, unless that is allowed.
 """
 
-import math
+import sys
 from typing import Final, Literal, get_args
 
 import polars as pl
@@ -150,7 +150,7 @@ def name_of(key: str) -> pl.Expr:
 def _check(weight: float, requests: int, phi: str, energy: str, metric: str) -> None:
     if not 0 <= weight <= 1:
         raise InputError("ranking", "weight", f"{weight} is not allowed: a number from 0 (quality) to 1 (energy)")
-    if not (requests >= 1 and math.isfinite(requests)):
+    if not 1 <= requests <= sys.float_info.max:
         raise InputError("ranking", "requests", f"{requests} is not allowed: a number of at least 1")
     choices = {"phi": (phi, get_args(Phi)), "energy": (energy, get_args(Energy)), "metric": (metric, tuple(METRICS))}
     for name, (chosen, allowed) in choices.items():

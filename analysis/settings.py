@@ -60,3 +60,12 @@ def _without(settings: dict[str, object], names: Collection[str]) -> str:
 def short_name(text: str) -> str:
     """16 hexadecimal digits of a text's hash."""
     return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def data_of(settings: str) -> str | None:
+    """Name and revision of the data that a stage's settings tell of; None if they tell none."""
+    try:
+        data = json.loads(settings).get("data") or {}
+        return f"{data['name']}@{data['revision']}"
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return None

@@ -11,10 +11,11 @@ from analysis.candidates import Energy
 from analysis.labels import labels
 from analysis.load import Results
 from analysis.metrics import METRICS, EnergyMetric, Metric
-from analysis.notes import notes_on, notes_on_order
+from analysis.notes import notes_on, notes_on_order, notes_on_tasks
 from analysis.printing import to_csv, to_json
 from analysis.ranking import Phi, left_out, ranking
 from analysis.sentence import baseline_of, sentence
+from analysis.settings import data_of
 from analysis.versions import differences, in_words
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Answer:
         from analysis.tradeoffs import break_even
 
         untuned = pl.col("finetune_energy_j") == 0
-        baseline = pl.col("configuration") == self.baseline
+        baseline = pl.col("configuration").eq_missing(pl.lit(self.baseline, pl.String))
         paired = (pl.int_range(pl.len()) < _PAIRED) | baseline | (untuned & (untuned.cum_sum() == 1))
         return break_even(self.rows.filter(paired))
 
@@ -115,6 +116,7 @@ def answer(
     without = {method: leave_one_out(rows, weight, method) for method in methods}
     notes = [
         *notes_on(rows, phi, energy, METRICS[metric]),
+        *notes_on_tasks(rows, _data(results, rows)),
         *notes_on_order(all_of_them, without, phi, names),
         *results.problems,
     ]
@@ -169,8 +171,11 @@ def as_json(answer: Answer) -> str:
 
 def as_csv(answer: Answer) -> str:
     """The ranked rows alone: a column per metric, lists joined by spaces, empty where unknown."""
-    rows = [row | _by_metric(row.pop("quality")) for row in answer.everything().to_dicts()]
-    return to_csv(pl.DataFrame(rows, infer_schema_length=None) if rows else answer.everything().drop("quality"))
+    all_of_them = answer.everything()
+    plain, qualities = all_of_them.drop("quality"), [_by_metric(quality) for quality in all_of_them["quality"]]
+    metrics = dict.fromkeys(name for of in qualities for name in of)
+    columns = {name: pl.Series([of.get(name) for of in qualities], dtype=pl.Float64) for name in metrics}
+    return to_csv(plain.with_columns(**columns))
 
 
 def _joined(rows: pl.DataFrame, *others: pl.DataFrame) -> pl.DataFrame:
@@ -178,6 +183,13 @@ def _joined(rows: pl.DataFrame, *others: pl.DataFrame) -> pl.DataFrame:
     for other in others:
         rows = rows.join(other, on="configuration", how="left", maintain_order="left")
     return rows
+
+
+def _data(results: Results, rows: pl.DataFrame) -> list[str]:
+    """Names of the data that the ranked configurations were tuned and tested on."""
+    ranked = pl.col("stage_id").is_in(rows["stage_ids"].explode().unique().implode())
+    texts = results.stages.filter(ranked).select(pl.col("settings").drop_nulls().unique()).collect(engine="in-memory")
+    return sorted({name for text in texts["settings"] if (name := data_of(text))})
 
 
 def _by_metric(quality: list[dict[str, Any]]) -> dict[str, float]:

@@ -11,12 +11,15 @@ change of order is missed.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
 from analysis.ranking import SAME_SCORE_DIGITS
+
+_SAME_WEIGHT: Final = 1e-9
+"""Lines that cross within this, as their rounding leaves them, meet in one point."""
 
 _Line = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -75,12 +78,13 @@ def _winners(rho: _Line, phi: _Line) -> Iterator[tuple[float, float, int]]:
         meets = _crossing(rho, phi, best, later)
         steepest = np.lexsort((-phi[later], meets))
         end = float(meets[steepest[0]]) if len(later) else 1.0
-        if end > at:
+        if end - at > _SAME_WEIGHT:
             same = np.flatnonzero((rho == rho[best]) & (phi == phi[best]))
             yield from ((at, end, int(line)) for line in same)
+            at = end
         if not len(later):
             return
-        at, best = end, int(later[steepest[0]])
+        best = int(later[steepest[0]])
 
 
 def _crossings(name: pl.Series, rho: _Line, phi: _Line, places: int) -> pl.DataFrame:
@@ -95,7 +99,8 @@ def _crossings(name: pl.Series, rho: _Line, phi: _Line, places: int) -> pl.DataF
         overtaking = np.flatnonzero((rho < rho[line]) & (phi > phi[line]))
         overtaken = np.flatnonzero((rho > rho[line]) & (phi < phi[line]))
         lost, won = _crossing(rho, phi, line, overtaking), _crossing(rho, phi, line, overtaken)
-        rank = start + np.searchsorted(np.sort(lost), lost, "left") - np.searchsorted(np.sort(won), lost, "right")
+        before = np.searchsorted(np.sort(lost), lost - _SAME_WEIGHT, "left")
+        rank = start + before - np.searchsorted(np.sort(won), lost + _SAME_WEIGHT, "right")
         near = rank <= places
         found.append((np.full(near.sum(), line), overtaking[near], lost[near], rank[near]))
     first, second, weight, rank = (np.concatenate(parts) for parts in zip(*found, strict=True))

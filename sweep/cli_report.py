@@ -18,7 +18,7 @@ _BYTES_PER_MIB = 2**20
 
 @app.command(
     epilog="Examples: energyaware report results/quickstart -o report.html\n\n"
-    "energyaware report results/* --weight 0.7 --requests 1000000"
+    "energyaware report results/*/ --weight 0.7 --requests 1000000"
 )
 @takes_ranking_options
 def report(directories: Folders, *, output: Page = Path("report.html"), ranking: RankingOptions) -> None:

@@ -64,7 +64,7 @@ def rank(
 
 @app.command(
     epilog='Examples: energyaware query results/quickstart "SELECT kind, sum(energy_j) FROM stages GROUP BY kind"\n\n'
-    'energyaware query results/* "SELECT sweep, precision, score FROM ranking" --format parquet -o ranking.parquet'
+    'energyaware query results/*/ "SELECT sweep, precision, energy_j FROM stages" --format parquet -o stages.parquet'
 )
 def query(
     directories: Folders,

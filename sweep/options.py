@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+
+from energyaware.errors import few
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,18 +80,37 @@ Everything = Annotated[
 ]
 
 
+_RANKING: Final[dict[str, Any]] = {
+    "weight": (int, float),
+    "requests": int,
+    "phi": str,
+    "metric": str,
+    "allow_mixed": bool,
+}
+"""What a sweep file says of a ranking, and its types."""
+
+
 def asked_ranking(*directories: str) -> dict[str, Any]:
     """The ranking settings of the sweeps that the results belong to, as far as all agree; none without sweep files."""
+    first, *others = map(_ranking_of, directories)
+    return {name: value for name, value in first.items() if all(each.get(name) == value for each in others)}
+
+
+def _ranking_of(directory: str) -> dict[str, Any]:
+    """The ranking settings in a results folder. What is damaged there is named, and the defaults count."""
     import yaml
 
-    sweeps = [yaml.safe_load(asked_sweep(directory) or "") or {} for directory in directories]
-    asked: list[dict[str, Any]] = [sweep.get("ranking") or {} for sweep in sweeps]
-    names = ("weight", "requests", "phi", "metric", "allow_mixed")
-    return {
-        name: asked[0][name]
-        for name in names
-        if name in asked[0] and all(asked[0][name] == each.get(name) for each in asked)
-    }
+    try:
+        sweep = yaml.safe_load(asked_sweep(directory) or "") or {}
+        ranking = sweep.get("ranking") or {}
+        asked = {name: ranking[name] for name in _RANKING if name in ranking}
+        damaged = [f"ranking.{name}" for name, value in asked.items() if not isinstance(value, _RANKING[name])]
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError):
+        asked, damaged = {}, ["the file"]
+    if damaged:
+        problem = f"warning: {directory}/sweep.yaml: {few(damaged)} cannot be read; the ranking's defaults count"
+        console(stderr=True).print(problem, markup=False, highlight=False, soft_wrap=True)
+    return {name: value for name, value in asked.items() if isinstance(value, _RANKING[name])}
 
 
 def asked_sweep(directory: str) -> str | None:

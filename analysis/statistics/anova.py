@@ -31,6 +31,8 @@ LEVEL: Final = 0.95
 """Of intervals; each is one by one, not corrected for how many there are."""
 
 _ROUNDING: Final = 1e-10
+
+_ALIASED: Final = "cannot be told apart from the effects of other factors in this design"
 """Share of the largest value below which what is left of the values is rounding."""
 
 
@@ -105,6 +107,8 @@ class _Tested:
         row |= {"n": n, "reason": fitted.exact}
         if (error := fitted.error) is None:
             return row
+        if not df:
+            return row | {"reason": _ALIASED}
         value = squares / df / error
         robust_p, robust_reason = self._model.robust_p(self._places)
         return row | {
@@ -130,7 +134,7 @@ class _Tested:
             if distinct or (number in place_of and design.can_estimate(name, number, self._terms)):
                 row |= self._effect(place_of[number])
             else:
-                row |= {"reason": "cannot be told apart from the effects of other factors in this design"}
+                row |= {"reason": _ALIASED}
             rows.append(row | {"scale": self._fitted.response.scale})
         return rows
 

@@ -69,6 +69,7 @@ def statistics(results: Results, responses: Sequence[str] = tuple(RESPONSES), *,
     require_report_extra("statistics", ["scipy", "statsmodels"])
     if unknown := [name for name in responses if name not in RESPONSES]:
         raise InputError("statistics", "response", f"{unknown[0]!r} is not allowed: one of {', '.join(RESPONSES)}")
+    responses = list(dict.fromkeys(responses))
     from analysis.statistics.anova import LEVEL
     from analysis.statistics.correlations import correlations
     from analysis.statistics.observations import FACTOR, finetunings, inferences

@@ -9,6 +9,7 @@ from analysis.candidates import candidates
 from analysis.kinds import metered
 from analysis.load import Results
 from analysis.marks import that_count, why_implausible
+from analysis.settings import data_of
 
 FACTOR: Final = "factor: "
 """Columns of factors start so: a setting may be named as a quantity is."""
@@ -135,21 +136,13 @@ def _with_factors(rows: pl.DataFrame, settings: list[dict[str, str] | None]) -> 
         "device": pl.concat_str("device", "device_name", separator=" ", ignore_nulls=True).replace("", None),
         "workers": pl.col("workers").cast(pl.String),
         "sweep": pl.col("sweep"),
-        "data": pl.col("settings").map_elements(_data, return_dtype=pl.String),
+        "data": pl.col("settings").map_elements(data_of, return_dtype=pl.String),
     }
     return rows.with_columns(
         *from_settings,
         *(content.alias(FACTOR + name) for name, content in columns.items()),
         pl.Series("unreadable", [found is None for found in settings], pl.Boolean),
     )
-
-
-def _data(text: str) -> str | None:
-    try:
-        data = json.loads(text).get("data") or {}
-        return f"{data['name']}@{data['revision']}"
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return None
 
 
 def _quantities() -> dict[str, pl.Expr]:

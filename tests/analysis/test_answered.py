@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from polars.testing import assert_frame_equal
 from scipy import stats
 
 from analysis.draws import Bootstrap
@@ -151,3 +152,19 @@ def test_what_does_not_make_up_the_quality_is_drawn_as_a_whole(other):
         uncertainty(results_of(stages=stages, quality=quality, energy=energy)) for quality in (told, rows)
     )
     assert with_parts.equals(without)
+
+
+def test_answers_to_one_of_two_tasks_are_not_taken_for_all():
+    stages = [inference("a", 2.0, tasks=["first", "second"])]
+    right = [1.0] * 80 + [0.0] * 20
+    rows = [
+        {"stage_id": "a", "attempt": 1, "task": task, "metric": "accuracy", "value": 0.8, "examples": 100}
+        for task in ("first", "second")
+    ]
+    energy = [window("a", "prefill", 20.0, repeat=repeat) for repeat in (1, 2)]
+    told = [rows[0] | {"per_example": right}, rows[1]]
+    half, none = (
+        uncertainty(results_of(stages=stages, quality=quality, energy=energy), metric="correct")
+        for quality in (told, rows)
+    )
+    assert_frame_equal(half, none)

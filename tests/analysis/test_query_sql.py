@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 from rich.console import Console
+from typer.main import get_command
 
 from analysis import query
 from analysis.comparable import NotComparable
 from analysis.query import render
 from energyaware.errors import InputError
+from sweep import cli_results  # noqa: F401 - has the command
+from sweep.options import app
 from tests.analysis.builders import Lab
 
 
@@ -174,7 +178,7 @@ def test_rows_as_json_csv_and_table(lab):
     objects = json.loads(render(frame, "json"))
     assert objects[0]["e"] == 2.0
     assert objects[0]["needs"] == ["ft"]
-    assert objects[0]["finished_at"].startswith("2026-01-01 00:01:10")
+    assert objects[0]["finished_at"] == "2026-01-01T00:01:10+00:00"
     assert (objects[2]["e"], objects[2]["finished_at"]) == (None, None)
     back = pl.read_csv(io.StringIO(render(frame, "csv")))
     assert back["precision"].to_list() == frame["precision"].to_list()
@@ -182,6 +186,30 @@ def test_rows_as_json_csv_and_table(lab):
     console = Console(width=100, file=io.StringIO(), force_terminal=False)
     console.print(render(frame, "table"))
     assert "[red]C\N{REPLACEMENT CHARACTER}[31m" in console.file.getvalue()
+
+
+def test_lengths_of_time_are_seconds_and_decimals_are_numbers(lab):
+    frame = query(
+        lab.results(), "SELECT finished_at - started_at AS took, 1.5 AS x FROM stages WHERE kind = 'finetune'"
+    )
+    assert json.loads(render(frame, "json")) == [{"took": 10.0, "x": 1.5}]
+    assert render(frame, "csv") == "took,x\n10.0,1.5\n"
+
+
+def test_columns_may_be_called_as_functions_are_that_read_files(lab):
+    frame = query(lab.results(), "WITH t AS (SELECT energy_j AS read_j FROM stages) SELECT read_j / 2 AS half FROM t")
+    assert frame.height == 3
+
+
+def test_the_examples_of_the_help_run(lab, tmp_path):
+    lab.results()
+    examples = [line for line in get_command(app).commands["query"].epilog.splitlines() if "energyaware query" in line]
+    assert len(examples) == 2
+    for example in examples:
+        command, _, *arguments = shlex.split(example.removeprefix("Examples: "))
+        arguments = [str(lab.folder) if word.startswith("results/") else word for word in arguments]
+        subprocess.run([Path(sys.executable).with_name(command), "query", *arguments], cwd=tmp_path, check=True)
+    assert (tmp_path / "stages.parquet").is_file()
 
 
 def test_lists_of_records_survive_csv_as_json(lab):

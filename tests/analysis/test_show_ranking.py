@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import warnings
 from pathlib import Path
 
 import polars as pl
@@ -140,6 +141,18 @@ def test_csv_reads_back_as_the_same_numbers(lab):
     assert back["response.bleu"].to_list() == [1 / 3] * 3
 
 
+def test_a_list_that_is_empty_everywhere_is_empty_in_csv(lab):
+    assert "[]" not in as_csv(answer(lab.results()))
+
+
+def test_nothing_to_rank_is_said_without_a_warning(tmp_path):
+    lab = Lab(tmp_path)
+    lab.inference("a", run=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert json.loads(as_json(answer(lab.results())))["break_even"] == []
+
+
 def test_csv_of_an_empty_ranking_is_its_heading(tmp_path):
     lab = Lab(tmp_path)
     lab.inference("a", run=False)
@@ -188,6 +201,17 @@ def test_configurations_that_lack_seeds_which_others_have_are_counted(tmp_path):
         "worse than what is left"
     )
     assert said in answer(lab.results()).notes
+
+
+def test_quality_of_other_tasks_and_on_other_data_is_compared_with_a_warning(tmp_path):
+    lab = Lab(tmp_path)
+    for precision, task, data in [("bf16", "root_cause", "tickets"), ("nf4", "response", "other")]:
+        settings = json.dumps({"data": {"name": data, "revision": "1"}, "precision": precision})
+        more = {"needs": None, "precision": precision, "settings": settings}
+        lab.inference(precision, quality={task: {"accuracy": 0.8}}, **more)
+    notes = answer(lab.results()).notes
+    assert "mixed: quality is that of different tasks, ranked against each other: response, root_cause" in notes
+    assert "mixed: quality is that of different data, ranked against each other: other@1, tickets@1" in notes
 
 
 def test_nothing_is_said_of_seeds_where_all_have_the_same(lab):

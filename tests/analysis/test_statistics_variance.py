@@ -46,6 +46,17 @@ def fitted(values, response=RHO, **factors):
     return fit(response, design, np.asarray(values, float))
 
 
+def test_a_factor_that_later_ones_leave_nothing_of_says_so():
+    found = fitted([3.0, 3.1, 1.0, 1.2, 1.1, 1.4], precision=list("bbnnnn"), sweep=list("112233"))
+    row = terms(found)["precision"]
+    assert (row["df"], row.get("p"), row["reason"]) == (
+        0,
+        None,
+        "cannot be told apart from the effects of other factors in this design",
+    )
+    assert terms(found)["sweep"]["p"] is not None
+
+
 def term_rows(found):
     return [row for row in rows_of(found) if "level" not in row]
 

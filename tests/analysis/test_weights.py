@@ -92,14 +92,12 @@ def test_it_agrees_with_the_ranking_at_any_weight(tmp_path, phi):
         assert middle["configuration"][0] == best
 
 
-tenths = st.integers(0, 10).map(lambda n: n / 10)
-
-
-@given(st.lists(st.tuples(tenths, tenths), max_size=7))
+@pytest.mark.parametrize("parts", [10, 7])
+@given(st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), max_size=7))
 @settings(max_examples=300, deadline=None)
-def test_order_between_and_at_crossings_agrees_with_fractions(ends):
-    exact = [(Fraction(round(rho * 10), 10), Fraction(round(phi * 10), 10)) for rho, phi in ends]
-    weights = over_weights(lines(**{str(number): pair for number, pair in enumerate(ends)}))
+def test_order_between_and_at_crossings_agrees_with_fractions(parts, counts):
+    exact = ends = [(Fraction(min(rho, parts), parts), Fraction(min(phi, parts), parts)) for rho, phi in counts]
+    weights = over_weights(lines(**{str(at): (float(rho), float(phi)) for at, (rho, phi) in enumerate(ends)}))
 
     def scores(w: Fraction) -> list[Fraction]:
         return [w * phi + (1 - w) * rho for rho, phi in exact]

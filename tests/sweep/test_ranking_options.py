@@ -26,3 +26,22 @@ def test_what_the_command_line_leaves_open_is_as_the_sweep_files_say(tmp_path):
     chosen = ranking_options([str(tmp_path)], requests=9, everything=True)
     assert (chosen["weight"], chosen["requests"], chosen["allow_mixed"], chosen["asked_only"]) == (0.7, 9, True, False)
     assert "phi" not in chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"name: [x", "the file"),
+        (b"- a", "the file"),
+        (b"\xff\xfe", "the file"),
+        (b"ranking: 5", "the file"),
+        (b"name: 2026-02-30", "the file"),
+        (b"ranking: {weight: 0.7, requests: 1e6}", "ranking.requests"),
+    ],
+)
+def test_what_is_damaged_in_a_kept_sweep_file_is_named_and_the_defaults_count(tmp_path, capsys, text, fault):
+    (tmp_path / "sweep.yaml").write_bytes(text)
+    chosen = ranking_options([str(tmp_path)])
+    assert "requests" not in chosen
+    assert chosen.get("weight") == (0.7 if "weight" in str(text) else None)
+    assert f"sweep.yaml: {fault} cannot be read; the ranking's defaults count" in capsys.readouterr().err
