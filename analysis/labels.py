@@ -10,7 +10,7 @@ _IF_VARIED: Final = ["pruning_applied", "model", "model_revision", "gpu_kind", "
 """Said of every configuration where some differ in it."""
 
 _TELLING: Final = 8
-"""Digits of a configuration's name that tell those of a folder apart."""
+"""Digits of a configuration's name that tell those of a folder apart, or of a revision those of a model."""
 
 
 def precision_of(row: dict[str, Any]) -> str:
@@ -41,7 +41,10 @@ def labels(rows: pl.DataFrame) -> dict[str, str]:
     of their name in the column `configuration`.
     """
     where = {"pruning_applied": pl.col("pruning") != "none", "finetune_method": pl.col("finetune_method") != "none"}
+    rows = _shortened(rows)
     varied = [name for name in _IF_VARIED if rows.filter(where.get(name, True))[name].n_unique() > 1]
+    if rows.select("model", "model_revision").n_unique() == rows["model"].n_unique():
+        varied = [name for name in varied if name != "model_revision"]
     some_tuned = rows["finetune_method"].n_unique() > 1
     named = {row["configuration"]: label_of(row, also=_also(row, varied, some_tuned)) for row in rows.to_dicts()}
     shared = Counter(named.values())
@@ -49,6 +52,14 @@ def labels(rows: pl.DataFrame) -> dict[str, str]:
         configuration: label if shared[label] == 1 else f"{label} [{configuration[:_TELLING]}]"
         for configuration, label in named.items()
     }
+
+
+def _shortened(rows: pl.DataFrame) -> pl.DataFrame:
+    """Models without their owner or folder where that leaves no two alike, and the first digits of revisions."""
+    models = {model: model.rstrip("/").rsplit("/", 1)[-1] for model in rows["model"].drop_nulls().unique()}
+    if len(set(models.values())) < len(models):
+        models = {}
+    return rows.with_columns(pl.col("model").replace(models), pl.col("model_revision").str.head(_TELLING))
 
 
 def _also(row: dict[str, Any], varied: list[str], some_tuned: bool) -> list[str]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _ALL: Final = 100
 """Percent."""
 
-_GROUPED: Final = (1e3, 1e9)
-"""From and below which a number is written out, in groups of three digits."""
+_GROUPED: Final = (999.5, 1e9)
+"""From and below which a number is written out, in groups of three digits; what rounds to a thousand is one."""
 
 JOULES_PER_KWH: Final = 3.6e6
 

@@ -67,10 +67,9 @@ def sentence(rows: pl.DataFrame, weight: float, metric: EnergyMetric, names: Map
     level = [names[row["configuration"]] for row in others if row["rank"] == best["rank"]]
     first = f"{_listed([name, *level])} share the first place" if level else f"{name} is the best"
     if best["configuration"] == baseline["configuration"]:
-        next_best = others[len(level)] if len(level) < len(others) else others[0]
-        runner_up = names[next_best["configuration"]]
-        held = f"it is the baseline itself; compared with it {runner_up}, the next, has"
-        held += f" {_compared(next_best, best, metric)}"
+        next_best, place = (others[len(level)], ", the next,") if len(level) < len(others) else (others[0], "")
+        held = f"{name if level else 'it'} is the baseline itself; compared with it"
+        held += f" {names[next_best['configuration']]}{place} has {_compared(next_best, best, metric)}"
     else:
         against = _role(baseline, names)
         who = f"{against.rstrip(',')}, {name}" if level else f"{against} it"
@@ -86,17 +85,20 @@ def _role(baseline: Row, names: Mapping[str, str]) -> str:
 
 def _compared(row: Row, other: Row, metric: EnergyMetric) -> str:
     """Such as: 62 % less energy per request (0.41 against 1.08 J) and 1.2 points less quality (0.731 against 0.743)."""
-    ratio, points = row["ranked_by"] / other["ranked_by"], 100 * (row["rho"] - other["rho"])
-    if abs(ratio - 1) < _SAME_SHARE:
-        energy = "the same"
-    else:
-        energy = f"{share(1 - ratio)} less" if ratio < 1 else f"{share(ratio - 1)} more"
+    energy, points = change_of(row["ranked_by"] / other["ranked_by"]), 100 * (row["rho"] - other["rho"])
     values = f"{number(row['ranked_by'])} against {number(other['ranked_by'])} {metric.unit}".rstrip()
     quality = "the same quality"
     if abs(points) >= _SAME_POINTS:
         more = "more" if points > 0 else "less"
         quality = f"{abs(points):.1f} points {more} quality ({row['rho']:.3f} against {other['rho']:.3f})"
     return f"{energy} {_kind(row, other)}{metric.words} ({values}) and {quality}"
+
+
+def change_of(ratio: float) -> str:
+    """Such as "62 % less", of one energy by another."""
+    if abs(ratio - 1) < _SAME_SHARE:
+        return "the same"
+    return f"{share(1 - ratio)} less" if ratio < 1 else f"{share(ratio - 1)} more"
 
 
 def _kind(*rows: Row) -> str:

@@ -10,7 +10,7 @@ from analysis.budget import CapUse, standing
 from analysis.kinds import MIXED
 from analysis.load import Results
 from analysis.nodes import Node, add_up
-from analysis.printing import number, plain, to_json
+from analysis.printing import number, plain, share, to_json
 from analysis.running import Running, checkpoint_step, running
 from analysis.skipped import skipped
 from analysis.spent import carried, finished_before, spent
@@ -227,8 +227,8 @@ def _energy_lines(status: Status) -> Iterator[str]:
         measured, estimated = number(status.measured_energy_j), number(status.estimated_energy_j)
         yield f"of these in windows: {measured} J measured, {estimated} J estimated"
     if status.lost_attempts:
-        share = "" if status.lost_share is None else f" ({100 * status.lost_share:.2g} % of all stages' joules)"
-        yield f"lost: {number(status.lost_energy_j)} J in {counted(status.lost_attempts, 'attempt')}{share}"
+        part = "" if status.lost_share is None else f" ({share(status.lost_share)} of all stages' joules)"
+        yield f"lost: {number(status.lost_energy_j)} J in {counted(status.lost_attempts, 'attempt')}{part}"
     if status.saved_stages or status.carried_attempts:
         yield f"resuming saved {number(status.saved_energy_j)} J: {_saved(status)}"
     if status.skipped_stages:

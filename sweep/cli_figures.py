@@ -66,10 +66,11 @@ def figures(
     except OSError as problem:
         raise InputError("--output", "", f"{output}: {problem.strerror}") from None
     for figure in drawn.values():
+        file = output / f"{figure.name}.{form.value}"
         if figure.reason:
-            print(f"left out: {figure.name}: {figure.reason}")
+            older = f"; {file} is of an earlier call" if file.exists() else ""
+            print(f"left out: {figure.name}: {figure.reason}{older}")
             continue
         picture = figure.png(theme.value) if form is PictureFormat.png else figure.svg(theme.value).encode()
-        file = output / f"{figure.name}.{form.value}"
         save(picture, file, results.folders.values())
         print(file)

@@ -29,6 +29,8 @@ _PREFIXES: Final = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 1
 
 _TICKS: Final = 6
 
+_LEAST_TICKS: Final = 3
+
 _FEW_DECADES: Final = 3
 
 _FAINT: Final = 0.12
@@ -123,6 +125,9 @@ def decades(low: float, high: float) -> alt.Axis:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     digits = (1, 2, 5) if last - first <= _FEW_DECADES else (1,)
     values = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
-    return alt.Axis(
-        values=[value for value in values if low <= value <= high], format="~s" if high >= _PLAIN[1] else "~g"
+    shown = [value for value in values if low <= value <= high]
+    form = "~s" if high >= _PLAIN[1] else "~g"
+    # Within a decade even 1, 2 and 5 may be too few: ticks are then as far apart as on a linear axis.
+    return (
+        alt.Axis(values=shown, format=form) if len(shown) >= _LEAST_TICKS else alt.Axis(tickCount=_TICKS, format=form)
     )

@@ -29,7 +29,7 @@ _TOLD_APART_BY: Final = ["finetune_precision", "model", "gpu_kind", "finetune_me
 def precision(subject: Subject) -> Drawing:
     """Joules and carbon of inference per request by precision, of what is not pruned."""
     rows = _unpruned(subject).select(
-        *["precision", "series", "stage_id", "seed"],
+        *["precision", "series", "stage_id", "seed", "size"],
         energy_kind="inference_kind",
         energy_j_per_request="inference_energy_j",
         carbon_g_per_request="inference_carbon_g",
@@ -42,12 +42,13 @@ def precision(subject: Subject) -> Drawing:
         alt.hconcat(*panels),
         caption(
             _what_is_drawn(rows),
-            "Fine-tuning is not in. The precision with the largest weights is first.",
+            "Fine-tuning is not in.",
+            "The precision with the largest weights is first." if rows["size"].null_count() == 0 else "",
             f"Carbon of {unknown} of {rows.height} stages is unknown: there is no emission factor." if unknown else "",
             said(rows["energy_kind"], by="shape" if rows.height <= _POINTS else ""),
             subject.synthetic,
         ),
-        rows,
+        rows.drop("size"),
     )
 
 

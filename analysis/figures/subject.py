@@ -21,7 +21,7 @@ from analysis.show import answer as answer_of
 _OF_STAGES: Final = [
     *["stage_id", "kind", "attempt", "carried_attempts", "duration_s", "prompt_lengths"],
     *["model", "model_revision", "tasks", "finetune_method", "finetune_precision"],
-    *["precision", "pruning", "pruning_applied", "gpu_kind"],
+    *["precision", "pruning", "pruning_applied", "gpu_kind", "energy_kind"],
 ]
 
 _MADE_UP: Final = {"data": "fault tickets", "model": "base model"}

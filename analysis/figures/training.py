@@ -20,7 +20,7 @@ from analysis.figures.parts import (
 )
 from analysis.figures.subject import Subject, caption, named_stages, said, told_apart
 from analysis.figures.theme import COLOURS
-from analysis.kinds import ESTIMATED, MEASURED
+from analysis.kinds import MEASURED, UNKNOWN
 
 _BIN_TOKENS: Final = 16
 """Lengths are counted in steps of it, rounded up."""
@@ -83,9 +83,9 @@ def _counted(lengths: str) -> dict[int, int]:
 def energy_loss(subject: Subject) -> Drawing:
     """Validation loss over the joules spent till then, epoch by epoch."""
     rows = _epochs(subject)
-    stages = named_stages(subject.stages.join(rows, on="stage_id", how="semi")).select("stage_id", "label")
-    rows = rows.join(stages, on="stage_id").with_columns(
-        energy_kind=pl.when("measured").then(pl.lit(MEASURED)).otherwise(pl.lit(ESTIMATED))
+    stages = named_stages(subject.stages.join(rows, on="stage_id", how="semi"))
+    rows = rows.join(stages.select("stage_id", "label", "energy_kind"), on="stage_id").with_columns(
+        energy_kind=pl.when("measured").then(pl.lit(MEASURED)).otherwise(pl.col("energy_kind").fill_null(UNKNOWN))
     )
     rows = rows.select("label", "epoch", "total_j", "validation_loss", "loss", "energy_kind").sort("label", "epoch")
     ends = rows.group_by("label").agg(pl.last("validation_loss", "total_j")).sort("validation_loss", "total_j", "label")

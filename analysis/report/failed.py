@@ -4,6 +4,7 @@ from typing import Final
 
 import polars as pl
 
+from analysis.labels import precision_of
 from analysis.load import Results
 from analysis.report.table import Column, Table, cell, table_of
 from analysis.status import STATES, Status
@@ -25,6 +26,8 @@ def progress(status: Status) -> str | None:
         return f"The sweep stopped at its budget: {stages}. {status.stopped_by_budget}"
     if status.left:
         return f"The sweep is not at its end: {stages}, {status.left:,} are left. The same command goes on from here."
+    if asked and not done:
+        return "No stage is finished, and nothing is left to do: see below what failed, and why."
     return None
 
 
@@ -50,9 +53,14 @@ def left_out_table(left_out: pl.DataFrame) -> Table | None:
     """Who is not in the ranking, and why; None where everybody is."""
     if left_out.is_empty():
         return None
+    shown = left_out.with_columns(
+        precision=pl.struct("precision", "finetune_precision").map_elements(precision_of, return_dtype=pl.String)
+    )
     headings: dict[str, str | Column] = {"precision": "precision", "pruning": "pruning", "pruning_applied": "applied"}
-    headings |= {"seed": "seed", "state": "state", "reason": Column("why", wide=True)}
-    return table_of(left_out, "left-out", "Not in the ranking, and why", headings)
+    if left_out["model"].n_unique() > 1:
+        headings["model"] = "model"
+    headings |= {"seed": "seed", "state": "state", "reason": Column("why", wide=True), "stage_id": "stage"}
+    return table_of(shown, "left-out", "Not in the ranking, and why", headings)
 
 
 def attempts_table(results: Results) -> Table | None:

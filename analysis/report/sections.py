@@ -14,6 +14,7 @@ from analysis.report.measured import machines, measured
 from analysis.report.ranked import ranking_table
 from analysis.report.section import Block, KeyFigure, Section
 from analysis.report.words import TERMS
+from analysis.sentence import change_of
 from analysis.show import Answer
 from analysis.status import Status
 
@@ -58,8 +59,8 @@ def failed_section(results: Results, status: Status, answer: Answer | None) -> S
 
 def _losses(status: Status) -> Iterator[str]:
     if status.lost_attempts:
-        share = "" if status.lost_share is None else f", {100 * status.lost_share:.2g} % of all stages' joules"
-        yield f"Lost: {number(status.lost_energy_j)} J in {status.lost_attempts:,} attempts without a result{share}."
+        part = "" if status.lost_share is None else f", {share(status.lost_share)} of all stages' joules"
+        yield f"Lost: {number(status.lost_energy_j)} J in {status.lost_attempts:,} attempts without a result{part}."
     if status.unknown_energy_attempts:
         yield f"Of {status.unknown_energy_attempts:,} attempts the joules are not known; no sum holds them."
     if not (status.failed or status.lost_attempts):
@@ -115,11 +116,11 @@ def _of_best(answer: Answer) -> Iterator[KeyFigure]:
     same = best["configuration"] == baseline["configuration"]
     against = "it is the baseline itself" if same else f"against {baseline['label']}"
     ratio, points = best["ranked_by"] / baseline["ranked_by"], 100 * (best["rho"] - baseline["rho"])
-    change = "no change" if same else f"{share(abs(1 - ratio))} {'less' if ratio < 1 else 'more'}"
+    change = "no change" if same else change_of(ratio)
     yield KeyFigure(
         measure.words.capitalize(), f"{number(best['ranked_by'])} {measure.unit}".rstrip(), best["energy_kind"]
     )
-    yield KeyFigure("Energy saved", change, against)
+    yield KeyFigure(f"Change of {measure.words}", change, against)
     yield KeyFigure("Quality", f"{best['rho']:.3f}", against if same else f"{points:+.1f} points {against}")
     likely = best["best_probability"]
     beside = "not known: see How sure" if likely is None else None  # the reasons are long, and stand there

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from analysis.figures import TITLES, figures
+from analysis.figures.parts import decades
 from analysis.load import Results
 from analysis.ranking import ranking
 from energyaware.errors import InputError
@@ -192,6 +193,15 @@ def test_precisions_are_in_the_order_of_the_bytes_of_their_weights(sweep):
     assert order == {("fp32", "bf16", "nf4")}
 
 
+def test_where_sizes_are_unknown_nothing_is_said_of_their_order(sweep):
+    assert "largest weights is first" in drawn(sweep, "precision").caption
+    stages = [inference("a", 2.0), inference("b", 1.0, precision="nf4")]
+    results = results_of(
+        stages=stages, quality=[row for name in "ab" for row in grades(name, {"root_cause": {"accuracy": 0.5}})]
+    )
+    assert "largest weights" not in drawn(results, "precision").caption
+
+
 def test_joules_of_inference_are_those_of_unpruned_stages_without_fine_tuning(sweep):
     rows = drawn(sweep, "precision").data
     means = dict(rows.group_by("precision").agg(pl.mean("energy_j_per_request")).rows())
@@ -232,6 +242,27 @@ def test_loss_is_drawn_over_all_joules_until_the_end_of_the_epoch():
     ]
     figure = drawn(results_of(stages=[finetuning()], epochs=epochs), "energy_loss")
     assert figure.data.select("epoch", "total_j", "validation_loss").rows() == [(1, 100.0, 2.0), (2, 250.0, 1.5)]
+
+
+@pytest.mark.parametrize(
+    ("measured", "of_stage", "kind"),
+    [
+        (True, "measured", "measured"),
+        (False, "mixed", "mixed"),
+        (False, "estimated", "estimated"),
+        (None, None, "unknown"),
+    ],
+)
+def test_what_is_not_all_measured_is_called_as_its_stage_is(measured, of_stage, kind):
+    stages = [finetuning() | {"energy_kind": of_stage, "measured": None}]
+    epochs = [_epoch("ft", 1, 100.0, 2.0, measured=measured)]
+    assert drawn(results_of(stages=stages, epochs=epochs), "energy_loss").data["energy_kind"].to_list() == [kind]
+
+
+@pytest.mark.parametrize(("low", "high"), [(2_160_003.6, 4_375_000.0), (1.1, 1.4), (0.3, 40.0), (1.0, 1e9)])
+def test_a_logarithmic_axis_has_a_scale_however_short_it_is(low, high):
+    axis = decades(low, high).to_dict()
+    assert len(axis.get("values", ())) >= 3 or axis["tickCount"] >= 3
 
 
 def test_epochs_of_attempts_that_came_to_nothing_are_not_drawn():

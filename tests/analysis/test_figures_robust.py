@@ -322,6 +322,12 @@ def test_the_command_writes_a_file_per_figure_and_says_what_it_leaves_out(folder
     assert marks(svg, "mark-rect") == 4
 
 
+def test_an_older_picture_of_what_is_left_out_now_is_named(folder, tmp_path):
+    (tmp_path / "energy_loss.svg").write_text("of another sweep")
+    ended = command(folder, "-o", tmp_path, "--only", "energy_loss", cwd=tmp_path)
+    assert ended.stdout.endswith(f"; {tmp_path / 'energy_loss.svg'} is of an earlier call\n")
+
+
 def test_the_command_writes_pixels_of_the_figures_that_are_asked_for(folder, tmp_path):
     ended = command(folder, "-o", tmp_path, "--only", "pareto", "--only", "quality", "--format", "png", cwd=tmp_path)
     assert ended.stdout.split() == [str(tmp_path / "pareto.png"), str(tmp_path / "quality.png")]

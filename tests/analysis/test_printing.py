@@ -1,6 +1,6 @@
 import pytest
 
-from analysis.printing import joules, plain
+from analysis.printing import joules, number, plain
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,11 @@ def test_joules_of_a_sweep_are_told_as_people_pay_for_them(value, said):
 )
 def test_of_many_numbers_a_table_shows_the_first(value, said):
     assert plain(value).plain == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(999.4, "999"), (999.7, "1,000"), (-999.7, "-1,000"), (0.9996, "1"), (1e9, "1e+09"), (None, "?")],
+)
+def test_what_rounds_to_a_thousand_is_written_out(value, said):
+    assert number(value) == said

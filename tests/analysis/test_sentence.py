@@ -65,6 +65,16 @@ def test_where_all_tuning_is_of_one_method_only_what_is_not_tuned_says_so(lab):
     assert names(lab) == ["bf16 (lora)", "bf16 (not tuned)", "bf16 (full)"]
 
 
+def test_of_models_their_name_is_said_and_a_revision_only_where_one_model_has_several(lab):
+    for number, model in enumerate(["meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B"]):
+        lab.inference(f"m{number}", needs=None, energy=1.0 + number, model=model, model_revision=f"{number}" * 40)
+    assert names(lab) == ["bf16 (Llama-3.1-8B)", "bf16 (Mistral-7B)"]
+    lab.inference("newer", needs=None, energy=3.0, model="mistralai/Mistral-7B", model_revision="a" * 40)
+    assert names(lab)[1:] == ["bf16 (Mistral-7B, 11111111)", "bf16 (Mistral-7B, aaaaaaaa)"]
+    lab.inference("fork", needs=None, energy=4.0, model="mine/Mistral-7B", model_revision="b" * 40)
+    assert names(lab)[3] == "bf16 (mine/Mistral-7B, bbbbbbbb)"
+
+
 def test_no_two_labels_are_alike(lab):
     for batch in ("1", "8"):
         lab.inference(f"batch-{batch}", needs=None, settings=f'{{"batch": {batch}}}')
@@ -120,6 +130,15 @@ def test_a_tie_is_said_as_a_tie(lab):
     add(lab, "fp32", 3.0, 0.2)
     assert said(lab).startswith(
         "bf16 and nf4 share the first place of 3 at w = 0.5: compared with dense fp32, bf16 has 33 %"
+    )
+
+
+def test_of_a_tie_with_the_baseline_the_baseline_is_named(lab):
+    add(lab, "bf16", 1.0, 0.8)
+    add(lab, "nf4", 1.0, 0.8)
+    assert said(lab).startswith(
+        "bf16 and nf4 share the first place of 2 at w = 0.5: bf16 is the baseline itself; compared with it nf4 has "
+        "the same energy per request (1 against 1 J) and the same quality;"
     )
 
 
