@@ -18,7 +18,8 @@ def figures_section(figures: Sequence[Figure]) -> Section:
 
 
 _ABOUT: Final = (
-    "Point at a mark to read its values, and at an entry of a legend to pick it. Below each figure its data is a table."
+    "Point at a mark to read its values. Click an entry of a legend to pick it, or take it from the list below the "
+    "figure where there is one. Below each figure its data is a table, which has the values for who does not point."
 )
 
 

@@ -17,6 +17,27 @@
   };
   let latest = 0;
 
+  // What a click on a legend's entry picks, as a list below the figure: a legend cannot be reached by keyboard.
+  const offer = (box, { params = [] }) => {
+    const legend = params.find(({ bind }) => bind === "legend");
+    if (!legend) return;
+    const signal = `${legend.name}_${legend.select.fields[0]}_legend`;
+    const pick = (list) => box.view.signal(signal, list.value || null).runAsync();
+    let list = box.parentElement.querySelector(".pick select");
+    if (!list) {
+      list = document.createElement("select");
+      list.append(new Option("all", ""), ...box.view.scale("color").domain().map((entry) => new Option(entry, entry)));
+      list.addEventListener("change", () => pick(list));
+      const about = Object.assign(document.createElement("span"), { className: "spoken" });
+      about.textContent = ` in: ${box.parentElement.querySelector("h3").textContent}`;
+      const label = Object.assign(document.createElement("label"), { className: "pick" });
+      label.append("Pick", about, list);
+      box.parentElement.querySelector("figcaption").after(label);
+    }
+    box.view.addSignalListener(signal, (_, entry) => { list.value = entry ?? ""; });
+    if (list.value) pick(list);
+  };
+
   const draw = async () => {
     const turn = ++latest;
     const shown = theme();
@@ -28,6 +49,7 @@
         await box.view?.finalize();
         const { view } = await vegaEmbed(box.firstElementChild, specifications[box.dataset.figure], { ...options, config });
         box.view = view;
+        offer(box, specifications[box.dataset.figure]);
         box.dataset.drawn = shown;
       } catch (problem) {
         box.firstElementChild.textContent = `This figure could not be drawn: ${problem.message}. Its data is in the table below.`;

@@ -2,13 +2,17 @@
 (() => {
   const UNKNOWN = new Set(["?", "–"]);
 
+  // A number where there is one to sort by, whatever the column: intervals are text, and have their lower end.
   const key = (cell, numeric) => {
-    const text = cell.dataset.sort ?? cell.textContent.trim();
+    const { sort } = cell.dataset;
+    const text = sort ?? cell.textContent.trim();
     if (UNKNOWN.has(text)) return null;
-    return numeric ? Number(text) : text;
+    const number = Number(text);
+    return (numeric || sort !== undefined) && Number.isFinite(number) ? number : text;
   };
 
-  const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
+  const compare = (a, b) =>
+    typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(b, "en", { numeric: true });
 
   // What is unknown stays at the end in either direction; equal rows keep their order.
   const sortBy = (table, column, numeric, direction) => {

@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from analysis import answer
+from analysis.figures.theme import PALETTES
 from analysis.report import report
 from tests.analysis.builders import Lab, write
 from tests.analysis.report_reader import Reader
@@ -196,6 +197,21 @@ def test_the_ranking_sorts_by_keyboard_alone(read, page_html):
     assert reader.column("ranking", "configuration") == names[::-1]
 
 
+@pytest.mark.parametrize(("table", "heading"), [("ranking", "R within"), ("intervals", "R")])
+def test_intervals_sort_by_their_lower_ends(read, page_html, table, heading):
+    reader = read(page_html)
+    cells = f"document.querySelectorAll('#table-{table} td.range')"
+    reader.page.evaluate(
+        f"{cells}.forEach((cell, at) => {{ cell.dataset.sort = [0.4, -0.4, 0.383, -3, 10][at % 5]; }})"
+    )
+    button = reader.page.locator(f"#table-{table}").get_by_role("button", name=heading, exact=True)
+    for descending in (False, True):
+        button.click()
+        ends = [float(value) for value in reader.column(table, heading)]
+        assert len(set(ends)) > 3
+        assert ends == sorted(ends, reverse=descending)
+
+
 def test_what_is_unknown_stays_last_however_a_table_is_sorted(read, tmp_path):
     lab = sweep(tmp_path / "results")
     lab.inference("x", energy=9.0, precision="x", needs=None, carbon_g_per_kwh=None)
@@ -220,7 +236,7 @@ def test_without_scripts_all_but_pictures_and_sorting_is_there(read, page_html):
     text = reader.says("main")
     assert [heading for heading in SECTIONS if heading not in text] == []
     assert len(reader.page.locator("#table-ranking tbody tr").all()) == 8
-    assert reader.page.locator("button:visible, input:visible").count() == 0
+    assert reader.page.locator("button:visible, input:visible, select:visible").count() == 0
     assert reader.page.locator("figure table tbody tr").count() > 8
     assert "drawn by a script" in reader.says("#figure-pareto")
 
@@ -233,12 +249,79 @@ def test_the_page_never_scrolls_sideways(read, page_html, width):
         assert box.get_attribute("tabindex") == "0"
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_names_scrolled_sideways_keep_their_heading_and_caption(read, page_html, width):
+    reader = read(page_html, width=width)
+    box = reader.page.locator("[aria-labelledby=caption-ranking]")
+    box.evaluate("box => { box.scrollLeft = 300; }")
+    assert box.evaluate("box => box.scrollLeft") > 100
+    left = box.bounding_box()["x"]
+    for part in ("thead th.names", "tbody th", "caption span"):
+        assert 0 <= box.locator(part).first.bounding_box()["x"] - left < 20, part
+    at_name = """box => {
+        const { left, top } = box.querySelector("thead th.names").getBoundingClientRect();
+        return document.elementFromPoint(left + 20, top + 12).textContent;
+    }"""
+    box.scroll_into_view_if_needed()
+    assert box.evaluate(at_name) == "configuration"
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_all_text_stands_out_from_its_ground(read, page_html, theme):
     reader = read(page_html, theme=theme).drawn()
     reader.page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
     assert reader.page.locator(".chart").first.get_attribute("data-drawn") == theme
     assert reader.faint() == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_edges_of_controls_and_faded_marks_stand_out_from_their_ground(read, page_html, theme):
+    reader = read(page_html, theme=theme).drawn()
+    rgb = """([selector, property]) => getComputedStyle(document.querySelector(selector))[property]
+        .match(/[\\d.]+/g).slice(0, 3).map(Number)"""
+    ground = reader.page.evaluate(rgb, ["body", "backgroundColor"])
+    for control in (".tools input", ".pick select", ".toggle"):
+        assert contrast(reader.page.evaluate(rgb, [control, "borderTopColor"]), ground) >= 3, control
+    faded = [int(PALETTES[theme].faded[at : at + 2], 16) for at in (1, 3, 5)]
+    seen = [0.8 * mark + 0.2 * below for mark, below in zip(faded, ground, strict=True)]
+    assert contrast(seen, ground) >= 3
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """Of two colours, as WCAG 2.2 computes it."""
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: list[float]) -> float:
+    shares = [part / 255 for part in colour]
+    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_an_entry_of_a_legend_is_picked_by_keyboard_and_stays_when_the_page_turns_dark(read, page_html):
+    reader = read(page_html).drawn()
+    figure = reader.page.locator("#figure-weights")
+    faint = ".mark-line path[opacity='0.12']"
+    assert figure.locator(faint).count() == 0
+    choice = figure.get_by_label("Pick in: Who is best")
+    choice.focus()
+    reader.page.keyboard.press("ArrowDown")
+    figure.locator(faint).first.wait_for()
+    assert figure.locator(".mark-line path[opacity='1']").count() > 0
+    entry = choice.input_value()
+    assert entry
+    reader.page.get_by_role("button", name="Dark page").click()
+    reader.page.wait_for_selector(".chart:not([data-drawn=dark])", state="detached")
+    figure.locator(faint).first.wait_for()
+    assert choice.input_value() == entry
+    choice.select_option("all")
+    figure.locator(faint).first.wait_for(state="detached")
+    figure.locator(".role-legend-label text").last.click()
+    reader.page.wait_for_function(
+        "entry => ![entry, ''].includes(document.querySelector('.pick select').value)", arg=entry
+    )
+    assert reader.complaints == []
 
 
 def test_the_reader_turns_the_page_dark_and_the_figures_with_it(read, page_html):
@@ -273,6 +356,8 @@ def test_who_cannot_see_or_point_finds_the_way(read, page_html):
     assert page.locator("table:not(:has(caption))").count() == 0
     assert page.locator("thead th:not([scope=col]), tbody tr:not(:has(th[scope=row]))").count() == 0
     assert page.evaluate("[...document.querySelectorAll('input')].every((input) => input.labels.length === 1)")
+    names = page.evaluate("[...document.querySelectorAll('summary, label')].map((part) => part.textContent.trim())")
+    assert len(names) == len(set(names))
     page.locator("#table-ranking button").first.focus()
     page.keyboard.press("Tab")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -282,7 +367,9 @@ def test_on_paper_nothing_is_cut_and_no_tools_are_printed(read, page_html):
     reader = read(page_html, theme="dark", width=800).drawn()
     reader.page.emulate_media(media="print", color_scheme="light")
     reader.page.set_viewport_size({"width": 700, "height": 1000})
-    assert reader.page.locator(".toggle:visible, input:visible, nav:visible, .skip:visible").count() == 0
+    assert (
+        reader.page.locator(".toggle:visible, input:visible, select:visible, nav:visible, .skip:visible").count() == 0
+    )
     cut = """[...document.querySelectorAll(".chart svg, table:not(#table-ranking)")]
         .filter((part) => part.getBoundingClientRect().right > document.documentElement.clientWidth)
         .map((part) => part.closest("figure, .box").textContent.slice(0, 80))"""
@@ -292,6 +379,35 @@ def test_on_paper_nothing_is_cut_and_no_tools_are_printed(read, page_html):
     assert reader.page.evaluate("getComputedStyle(document.querySelector('.box')).maxHeight") == "none"
     assert reader.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert reader.page.pdf().startswith(b"%PDF")
+
+
+def test_on_paper_nothing_that_explains_is_folded_away(read, page_html):
+    reader = read(page_html)
+    reader.page.emulate_media(media="print")
+    folded = """selector => [...document.querySelectorAll(selector)]
+        .filter((part) => !part.checkVisibility({ contentVisibilityAuto: true })).map((part) => part.textContent)"""
+    assert reader.page.locator(".notes details li, .meanings dd").count() > 5
+    assert reader.page.evaluate(folded, ".notes li, .meanings dd") == []
+    assert len(reader.page.evaluate(folded, "figure table")) == reader.page.locator("figure table").count()
+
+
+def test_on_paper_words_of_the_ranking_stay_whole(read, page_html):
+    reader = read(page_html, width=int(LANDSCAPE_PX))
+    reader.page.emulate_media(media="print")
+    broken = """() => {
+        const words = document.createTreeWalker(document.getElementById("table-ranking"), NodeFilter.SHOW_TEXT);
+        const found = [];
+        while (words.nextNode()) {
+            for (const { 0: word, index } of words.currentNode.data.matchAll(/\\w+/g)) {
+                const range = document.createRange();
+                range.setStart(words.currentNode, index);
+                range.setEnd(words.currentNode, index + word.length);
+                if (range.getClientRects().length > 1) found.push(word);
+            }
+        }
+        return found;
+    }"""
+    assert reader.page.evaluate(broken) == []
 
 
 def hostile(folder: Path) -> Lab:
