@@ -5,6 +5,7 @@ nodes; GPU-hours the GPUs that attempts held times their wall time; hours the wa
 last reading of their meters, added up over all runs of the results; cost the price of the joules, PUE applied.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -41,11 +42,17 @@ class Caps:
 
     @classmethod
     def of_sweep(cls, asked: Mapping[str, Any]) -> Self:
-        """From the keys `budget` and `energy` of a sweep file."""
+        """From the keys `budget` and `energy` of a sweep file.
+
+        Raises:
+            ValueError, TypeError, AttributeError: they are not what a sweep file may have there.
+        """
         energy, budget = asked.get("energy") or {}, asked.get("budget") or {}
-        price, pue = energy.get("price_per_kwh"), energy.get("pue") or 1.0
+        price, pue = energy.get("price_per_kwh"), float(energy.get("pue") or 1.0)
         limits = {name: float(budget[name]) for name in UNITS if budget.get(name) is not None}
-        return cls(limits, None if price is None else price * pue, energy.get("currency"))
+        if not all(0 < limit < math.inf for limit in limits.values()):
+            raise ValueError("a cap is a number above 0")
+        return cls(limits, None if price is None else float(price) * pue, energy.get("currency"))
 
     def unit(self, name: str) -> str:
         """Of one of the caps."""
@@ -236,9 +243,9 @@ def caps_of(results: Results) -> Caps:
 
     try:
         asked = yaml.safe_load((results.folder / "sweep.yaml").read_text(encoding="utf-8"))
+        return Caps.of_sweep({} if asked is None else asked)
     except FileNotFoundError:
-        asked = None
-    except (OSError, ValueError, yaml.YAMLError):
+        return Caps({})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, yaml.YAMLError):
         results.problems.append("sweep.yaml: cannot be read; its budget is not known")
-        asked = None
-    return Caps.of_sweep(asked if isinstance(asked, dict) else {})
+        return Caps({})

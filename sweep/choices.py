@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -24,7 +24,7 @@ def one_of(kind: str, allowed: dict[str, Any]) -> BeforeValidator:
 
 
 def _known(kind: str, allowed: dict[str, Any], value: Any) -> Any:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{value!r} is no {kind}; allowed: {', '.join(allowed)}")
     return value
 
@@ -32,7 +32,9 @@ def _known(kind: str, allowed: dict[str, Any], value: Any) -> Any:
 class Part(BaseModel):
     """A frozen part of the sweep tree that refuses unknown keys; its fields' docstrings are their documentation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    short: ClassVar[str] = ""
+    """What may stand in place of the mapping, in words."""
 
 
 PrecisionName = Annotated[str, one_of("precision", PRECISIONS)]
@@ -50,6 +52,7 @@ class PrecisionChoice(Part):
     """In which the model is fine-tuned."""
     inference: Annotated[tuple[PrecisionName, ...], BeforeValidator(listed), AtLeastOne]
     """In which it is served and measured."""
+    short: ClassVar = f"one of {', '.join(PRECISIONS)}"
 
     @model_validator(mode="before")
     @classmethod
@@ -78,6 +81,7 @@ class PruningChoice(Part):
     """What is different in single layers: names with * and ? to 25%, 4:8 or none; the first that matches counts."""
     realisation: AskedRealisation = "auto"
     """auto takes sparse kernels where the device has them for the pattern (2:4 in 16 bits on CUDA)."""
+    short: ClassVar = "none or a text such as magnitude-50% or wanda-2:4"
 
     @model_validator(mode="before")
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -56,23 +55,24 @@ def plan(
     from sweep.left import Wish
     from sweep.plan import make_plan
     from sweep.runner import gpus_per_worker, resolve_hardware
-    from sweep.show_plan import as_json, as_table, as_text
+    from sweep.show_plan import as_json, as_table, as_text, not_run
     from sweep.sweep_file import load
 
     sweep = load(file)
     hardware, store = resolve_hardware(sweep), Store(results or sweep.results)
     stages, finished = make_plan(sweep, hardware), store.finished()
-    before = earlier(store.url)
+    before, to_run, ended = earlier(store.url), stages.minus(finished), {}
     if before:
-        stages, _, _ = left_of_rounds(sweep, stages, before, {}, Wish())
+        stages, left, _ = left_of_rounds(sweep, stages, before, {}, Wish())
+        to_run, ended = left.stages, not_run(stages, left, before)
     at_once = at_once_here(sweep, gpus_per_worker(sweep, hardware.device))
-    ahead = forecast(sweep, stages.minus(finished), before, at_once)
+    shown = sweep, stages, finished, forecast(sweep, to_run, before, at_once), ended
     if form is PlanFormat.json:
-        print(as_json(sweep, stages, finished, ahead))
+        print(as_json(*shown))
     elif (out := console()).is_terminal:
-        out.print(as_table(sweep, stages, finished, ahead))
+        out.print(as_table(*shown))
     else:
-        print(as_text(sweep, stages, finished, ahead))
+        print(as_text(*shown))
 
 
 @app.command(epilog="Example: energyaware run examples/quickstart.yaml --results results/quickstart")
@@ -109,19 +109,19 @@ def resume(
 ) -> None:
     """Go on with a sweep from its results alone."""
     from sweep.left import Wish
-    from sweep.sweep_file import load
+    from sweep.sweep_file import loads
 
-    asked = asked_sweep(directory)
+    file = f"{directory.rstrip('/')}/sweep.yaml"
+    try:
+        asked = asked_sweep(directory)
+    except UnicodeDecodeError as problem:
+        raise InputError(file, "", f"cannot be read: {problem}") from None
     if asked is None:
         raise InputError(directory, "", "holds no sweep.yaml: not a results folder of energyaware run")
-    wish = Wish(retry_failed, rerun_changed)
+    sweep, wish = loads(asked, file), Wish(retry_failed, rerun_changed)
     if detached:
         _detach(None, directory, address, wish, ship_code=ship_code)
-    with tempfile.TemporaryDirectory(prefix="energyaware-") as folder:
-        file = Path(folder) / "sweep.yaml"
-        file.write_text(asked)
-        sweep = load(file)
-    _run(sweep, directory, address, f"{directory.rstrip('/')}/sweep.yaml", wish, ship_code=ship_code)
+    _run(sweep, directory, address, file, wish, ship_code=ship_code)
 
 
 def _detach(file: Path | None, results: str, address: str, wish: Wish, *, ship_code: bool) -> NoReturn:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from energyaware.errors import InputError
 from energyaware.tasks import TASKS
 from sweep.choices import Part, PrecisionChoice, PruningChoice, listed, one_of
 from sweep.inputs import CalibrationChoice, Data, Model
@@ -21,6 +22,9 @@ from sweep.settings import (
     Strategy,
     without_twins,
 )
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What generators and columns of 64 bits take."""
 
 
 class Sweep(Part):
@@ -44,7 +48,7 @@ class Sweep(Part):
     calibration: CalibrationChoice = CalibrationChoice()
     finetune: Finetune = Finetune()
     inference: Inference = Inference()
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(listed), Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(listed), Field(min_length=1)] = (0,)
     """One trial per configuration and seed."""
     strategy: Strategy = Strategy()
     halving: Halving | None = None
@@ -55,13 +59,20 @@ class Sweep(Part):
     failures: Failures = Failures()
     budget: Budget = Budget()
     ranking: RankingChoice = RankingChoice()
-    results: str = ""
+    results: Annotated[str, Field(pattern=r"^[^\x00]*$")] = ""
     """Results folder, relative to where the command is run. Default: results/<name>."""
 
     @field_validator("model", "tasks", "precisions", "prunings", "seeds")
     @classmethod
     def _no_twins(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return without_twins(values)
+
+    @field_validator("halving", mode="before")
+    @classmethod
+    def _given_or_left_out(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("is empty: {} takes the defaults; leave it out for no halving")
+        return value
 
     @model_validator(mode="after")
     def _batch_fits(self) -> Self:
@@ -84,6 +95,19 @@ class Sweep(Part):
         return self
 
     @model_validator(mode="after")
+    def _funnel_has_figures_to_rank_by(self) -> Self:
+        if self.strategy.kind != "funnel":
+            return self
+        energy = self.energy
+        if self.ranking.metric == "cost" and not energy.price_per_kwh:
+            raise ValueError("strategy funnel with ranking.metric cost needs energy.price_per_kwh above 0")
+        factor = energy.country if energy.carbon_g_per_kwh is None else energy.carbon_g_per_kwh
+        if self.ranking.metric == "carbon" and not factor:
+            needs = "energy.country or energy.carbon_g_per_kwh above 0"
+            raise ValueError(f"strategy funnel with ranking.metric carbon needs {needs}")
+        return self
+
+    @model_validator(mode="after")
     def _budget_can_be_kept(self) -> Self:
         if self.budget.cost is not None and self.energy.price_per_kwh is None:
             raise ValueError("budget.cost needs energy.price_per_kwh")
@@ -92,15 +116,26 @@ class Sweep(Part):
         return self
 
     def with_paths_from(self, folder: Path) -> "Sweep":
-        """The same sweep with model and data paths made absolute, relative ones being relative to that folder."""
+        """The same sweep with model and data paths made absolute, relative ones being relative to that folder.
 
-        def absolute(path: str | None) -> str | None:
-            return None if path is None else str((folder / Path(path).expanduser()).resolve())
+        Raises:
+            InputError: no path can be made of one of them; its source is empty.
+        """
+
+        def absolute(field: str, path: str | None) -> str | None:
+            try:
+                return None if path is None else str((folder / Path(path).expanduser()).resolve())
+            except (OSError, RuntimeError, ValueError) as problem:  # no such user's home, a null byte
+                raise InputError("", field, f"{path!r} is no path: {problem}") from None
 
         data = self.data
         if data.hub is None:
-            files = {name: absolute(getattr(data, name)) for name in ("path", "train", "validation", "test")}
+            files = {
+                name: absolute(f"data.{name}", getattr(data, name)) for name in ("path", "train", "validation", "test")
+            }
             data = data.model_copy(update=files)
-        calibration = self.calibration.model_copy(update={"path": absolute(self.calibration.path)})
-        models = tuple(model.model_copy(update={"folder": absolute(model.folder)}) for model in self.model)
+        calibration = self.calibration.model_copy(update={"path": absolute("calibration.path", self.calibration.path)})
+        models = tuple(
+            model.model_copy(update={"folder": absolute("model.folder", model.folder)}) for model in self.model
+        )
         return self.model_copy(update={"data": data, "model": models, "calibration": calibration})

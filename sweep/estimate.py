@@ -7,12 +7,15 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from analysis.budget import SECONDS_PER_HOUR, Caps, CapUse, Spending, spending, uses
 from analysis.estimate import Effort, Estimate, Estimates, estimates
 from analysis.printing import JOULES_PER_KWH, number
 from analysis.status import clock, counted
 from cluster.local_node import local_node
 from energyaware.errors import InputError
+from sweep.funnel import held_back
 from sweep.placement import Need, place
 from sweep.totals import known_sum
 
@@ -30,6 +33,7 @@ class Forecast:
 
     Attributes:
         stages: how many are to run.
+        at_most: whether a funnel has yet to choose which of them it runs; sums are over all of them then.
         unknown: of these, how many of each kind cannot be estimated: no earlier stage of the kind has finished.
         rests_on: finished stages that the estimate rests on.
         same_kind_only: stages that are estimated from stages of their kind alone, whose settings are others.
@@ -44,6 +48,7 @@ class Forecast:
     """
 
     stages: int
+    at_most: bool
     unknown: dict[str, int]
     rests_on: int
     same_kind_only: int
@@ -65,8 +70,9 @@ class Forecast:
 
     def _line(self) -> str:
         known = self.stages - sum(self.unknown.values())
+        stages = ("at most " if self.at_most else "") + counted(self.stages, "stage")
         if not known:
-            return f"estimate for {counted(self.stages, 'stage')}: unknown: no earlier stages"
+            return f"estimate for {stages}: unknown: no earlier stages"
         energy_j, gpu_s, duration_s = self.effort.energy_j, self.effort.gpu_s, self.effort.duration_s
         parts = [] if energy_j is None else [f"{number(energy_j)} J = {number(energy_j / JOULES_PER_KWH)} kWh"]
         parts += [f"{number(gpu_s / SECONDS_PER_HOUR)} GPU-hours"] if gpu_s else []
@@ -76,7 +82,7 @@ class Forecast:
             parts.append(f"{clock(duration_s)} one after another")
         parts += [] if self.cost is None else [f"{number(self.cost)} {self.currency or 'of money'}"]
         parts += [] if self.carbon_g is None else [f"{number(self.carbon_g)} g CO2e"]
-        of = f"{known} of {self.stages} stages" if self.unknown else counted(self.stages, "stage")
+        of = f"{known} of {stages}" if self.unknown else stages
         others = f", {self.same_kind_only} of them by kind alone" if self.same_kind_only else ""
         line = f"estimate for {of}, from {self.rests_on} finished{others}: {', '.join(parts)}"
         missing = " and ".join(counted(count, KINDS[kind]) for kind, count in self.unknown.items())
@@ -107,8 +113,10 @@ def forecast(sweep: Sweep, stages: Sequence[PlannedStage], earlier: Results | No
     caps = Caps.of_sweep(sweep.model_dump(mode="json"))
     kwh = None if effort.energy_j is None or not known else effort.energy_j / JOULES_PER_KWH
     complete = known and len(known) == len(asked) and effort.duration_s is not None
+    held = held_back(sweep.strategy, stages)
     return Forecast(
         stages=len(stages),
+        at_most=0 < len(held) < len(stages),
         unknown=dict(Counter(stage.spec.kind for stage in stages if asked[stage.stage_id] is None)),
         rests_on=len({stage_id for group in {e.stages for e in known.values()} for stage_id in group}),
         same_kind_only=sum(not estimate.alike for estimate in known.values()),
@@ -159,10 +167,13 @@ def _sum(efforts: Collection[Effort]) -> Effort:
 
 
 def _carbon_g_per_kwh(sweep: Sweep, earlier: Results | None) -> float | None:
-    """As the sweep gives it, else as the last finished stage was charged with; PUE applied."""
-    if sweep.energy.carbon_g_per_kwh is not None:
-        return sweep.energy.carbon_g_per_kwh * sweep.energy.pue
-    if earlier is None or sweep.energy.country is None:
+    """As the sweep gives it, else as the last stage that finished there was charged with; PUE applied."""
+    asked = sweep.energy
+    if asked.carbon_g_per_kwh is not None:
+        return asked.carbon_g_per_kwh * asked.pue
+    if earlier is None or asked.country is None:
         return None
-    charged = earlier.stages.sort("finished_at").select("carbon_g_per_kwh").drop_nulls().last().collect()
+    place = asked.country if asked.region is None else f"{asked.country}, {asked.region}"
+    there = pl.col("carbon_source").str.ends_with(f": {place}") & (pl.col("pue") == asked.pue)
+    charged = earlier.stages.filter(there).sort("finished_at").select("carbon_g_per_kwh").drop_nulls().last().collect()
     return None if charged.is_empty() else float(charged.item())

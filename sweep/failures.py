@@ -66,7 +66,7 @@ class Policy:
         """
         last = list(failures)[-1]
         number = sum(failure == last for failure in failures)
-        delay_s = min(LONGEST_BACKOFF_S, self.backoff_s * 2 ** (number - 1))
+        delay_s = min(LONGEST_BACKOFF_S, self.backoff_s * 2 ** min(number - 1, 60))  # 2 ** 1024 is no float
         if last == "out of memory":
             less = half(micro_batch_size) if micro_batch_size else None
             return None if less is None else Again(0.0, less)

@@ -6,15 +6,16 @@ seen by asking for the grid in the same results folder, which then runs what was
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from analysis.ranking import ranking
+from analysis.ranking import left_out, ranking
+from energyaware.errors import InputError
 from energyaware.spec import InferenceSpec
 from sweep.left import left_of
 
@@ -70,20 +71,21 @@ def narrowed(sweep: Sweep, plan: Plan, results: Results) -> Plan:
         results: in which all stages without pruning have ended.
 
     Raises:
-        InputError: their energies cannot be compared.
+        InputError: their energies cannot be compared, or none of those that finished can be ranked.
     """
     held = held_back(sweep.strategy, plan)
-    places = _places(sweep, plan, results)
     finished = set(results.stages.select("stage_id").collect()["stage_id"])
+    pruned = {s.stage_id: s.spec for s in plan if s.stage_id in held and isinstance(s.spec, InferenceSpec)}
+    undecided = {_group(spec) for stage_id, spec in pruned.items() if stage_id not in finished}
+    places = _places(sweep, plan, results, undecided)
     reasons = {}
     wanted = set[str]()
-    for stage in plan:
-        if stage.stage_id in held and isinstance(stage.spec, InferenceSpec):
-            reason = places[_group(stage.spec)].why_not(stage.spec)
-            if reason and stage.stage_id not in finished:
-                reasons[stage.stage_id] = reason
-            else:
-                wanted.update(stage.spec.needs)
+    for stage_id, spec in pruned.items():
+        reason = None if stage_id in finished else places[_group(spec)].why_not(spec)
+        if reason:
+            reasons[stage_id] = reason
+        else:
+            wanted.update(spec.needs)
     needed_by = {need: reason for stage in plan if (reason := reasons.get(stage.stage_id)) for need in stage.spec.needs}
     unneeded = held & needed_by.keys() - wanted - finished
     return plan.skipping(reasons | {stage_id: needed_by[stage_id] for stage_id in unneeded})
@@ -106,14 +108,14 @@ class _Places:
         return f"funnel: without pruning it is number {rank} of {self._of}, and the best {self._keep} go on"
 
 
-def _places(sweep: Sweep, plan: Plan, results: Results) -> dict[Group, _Places]:
+def _places(sweep: Sweep, plan: Plan, results: Results, groups: Collection[Group]) -> dict[Group, _Places]:
     dense: dict[Group, dict[str, Precision]] = defaultdict(dict)
     for stage in plan:
         if isinstance(stage.spec, InferenceSpec):
             of_group = dense[_group(stage.spec)]
             if stage.spec.pruning.kind == "none":
                 of_group[stage.stage_id] = _precision(stage.spec)
-    return {group: _ranked(sweep, stages, results) for group, stages in dense.items()}
+    return {group: _ranked(sweep, dense[group], results) for group in groups}
 
 
 def _ranked(sweep: Sweep, stages: dict[str, Precision], results: Results) -> _Places:
@@ -124,7 +126,16 @@ def _ranked(sweep: Sweep, stages: dict[str, Precision], results: Results) -> _Pl
         (rank, next(stages[stage_id] for stage_id in stage_ids if stage_id in stages))
         for rank, stage_ids in rows.iter_rows()
     ]
+    if not ranked and (problem := _lacking(sweep, alone)):
+        told = f"nothing without pruning can be ranked: {problem}; strategy grid needs no rank"
+        raise InputError("strategy", "funnel", told)
     return _Places(sweep.strategy.keep, ranked, len(set(stages.values())))
+
+
+def _lacking(sweep: Sweep, alone: Results) -> str | None:
+    """What most of the finished stages lack for a rank; None if none of them lacks anything, or none has finished."""
+    rows = left_out(alone, metric=sweep.ranking.metric).filter(state="incomplete").collect()
+    return Counter(rows["reason"]).most_common(1)[0][0] if rows.height else None
 
 
 def _group(spec: StageSpec) -> Group:

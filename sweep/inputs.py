@@ -1,6 +1,6 @@
 """What a sweep file says of models, data and calibration texts."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,7 @@ class Model(Part):
     """Of a hub id: commit, tag or branch. A commit pins what is loaded."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless asked for here."""
+    short: ClassVar = "builtin, a folder or a hub id"
 
     @model_validator(mode="before")
     @classmethod
@@ -60,6 +61,7 @@ class Data(Part):
     """Of a hub id: commit, tag or branch."""
     columns: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
     """Our field names to the data's column names, where they differ."""
+    short: ClassVar = "builtin or a file"
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +77,8 @@ class Data(Part):
             raise ValueError("wants exactly one of builtin, path, train with test, hub")
         if (self.train is None) != (self.test is None):
             raise ValueError("train and test go together")
+        if self.validation is not None and self.train is None:
+            raise ValueError("validation goes with train and test")
         return self
 
 

@@ -105,7 +105,7 @@ def _ranking_of(directory: str) -> dict[str, Any]:
         ranking = sweep.get("ranking") or {}
         asked = {name: ranking[name] for name in _RANKING if name in ranking}
         damaged = [f"ranking.{name}" for name, value in asked.items() if not isinstance(value, _RANKING[name])]
-    except (yaml.YAMLError, ValueError, AttributeError, TypeError):
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         asked, damaged = {}, ["the file"]
     if damaged:
         problem = f"warning: {directory}/sweep.yaml: {few(damaged)} cannot be read; the ranking's defaults count"

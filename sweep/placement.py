@@ -164,7 +164,8 @@ def why_nowhere(need: Need, nodes: Sequence[Node]) -> str:
     if kind and not seen:
         others = _with_machines(nodes)
         return f"there is no {kind} here" + (f", but {others}" if others else "")
-    fewer = range(need.workers - 1, (need.nodes or 1) - 1, -1)
+    most = min(need.workers - 1, sum(map(need.room, seen)))
+    fewer = range(most, (need.nodes or 1) - 1, -1)
     fits = next((workers for workers in fewer if place(replace(need, workers=workers), nodes)), 0)
     nearest = f"the largest that fits is {_counted(fits, 'worker')}" if fits else "not even one worker fits"
     if need.nodes and not fits:

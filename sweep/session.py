@@ -219,13 +219,13 @@ class _Session:
         sweep, store = self._setting.sweep, self._setting.store
         if sweep.halving is None:
             return None
-        return Judges(sweep.halving, sweep.ranking.weight, self._plan, load(store.url))
+        return Judges(sweep.halving, sweep.ranking.weight, self._plan, load(store.url), store.files)
 
     def dispatch(self, job: Job, left: tuple[Tries, ...], places: Places) -> Ended:
         """Run these stages, and account for whatever ended."""
         setting, budget = self._setting, self._setting.budget
-        done = sum(stage.state == "planned" for stage in setting.plan) - len(left) - len(setting.left.failed)
-        progress = Progress(done, len(setting.left.failed), left, self._meters, budget, self._seen, self._console)
+        before = _done(setting), len(setting.left.failed)
+        progress = Progress(*before, left, self._meters, budget, self._seen, self._console)
         accounts = Accounts(job.store, job.workers, self._meters)
         self._progress = progress
         policy = Policy(setting.sweep.failures.retries, setting.sweep.failures.backoff_s)
@@ -274,6 +274,12 @@ class _Session:
         self._setting.lease.lost.wait()
         self._stopped_by = "another run has taken over these results"
         self.stop()
+
+
+def _done(setting: Setting) -> int:
+    """Stages of the plan that have a result, but for those to be measured again."""
+    finished = set(setting.store.finished()) - setting.left.again
+    return sum(stage.stage_id in finished for stage in setting.plan)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What a sweep file says of how its stages are trained, measured, placed, kept and ranked."""
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -179,7 +179,7 @@ class Failures(Part):
     """Seconds before it is tried again, doubled each time up to 5 minutes."""
 
 
-Cap = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+Cap = Annotated[float, Field(gt=0)] | None
 
 
 class Budget(Part):
@@ -207,6 +207,8 @@ class Strategy(Part):
     as `ranking` has it."""
     keep: Count = 2
     """How many precisions prunings are tried on by a funnel, and those that tie with the last of them."""
+
+    short: ClassVar = "grid or funnel"
 
     @model_validator(mode="before")
     @classmethod

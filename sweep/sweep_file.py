@@ -2,13 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from energyaware.errors import InputError
+from sweep.choices import Part
 from sweep.config import Sweep
+
+NEWLINE: Final = "\n"
 
 
 def load(path: Path) -> Sweep:
@@ -18,35 +21,61 @@ def load(path: Path) -> Sweep:
         InputError: unreadable, not YAML, or not a sweep; one line with file, field and what is allowed.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 a SafeLoader
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(path, "", "no such file") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(path, "", f"cannot be read: {problem}") from None
+    return loads(text, path)
+
+
+def loads(text: str, source: Path | str) -> Sweep:
+    """The sweep that the text of a file asks for.
+
+    Args:
+        text: of the file.
+        source: the file's path or URL, which errors name; it gives the default name, and relative paths start there.
+
+    Raises:
+        InputError: as `load`.
+    """
+    try:
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506 a SafeLoader
+    except yaml.reader.ReaderError as problem:
+        before = text[: problem.position]
+        where = f"line {before.count(NEWLINE) + 1}, column {len(before) - before.rfind(NEWLINE)}"
+        raise InputError(source, where, f"not YAML: {problem.reason}: {text[problem.position]!r}") from None
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(path, where, f"not YAML: {getattr(problem, 'problem', None) or 'unreadable'}") from None
+        raise InputError(source, where, f"not YAML: {getattr(problem, 'problem', None) or 'unreadable'}") from None
+    except RecursionError:
+        raise InputError(source, "", "not YAML of a sweep: nested too deeply") from None
+    except (ValueError, ArithmeticError):  # such as an escape that is no character
+        raise InputError(source, "", "not YAML: unreadable") from None
     if not isinstance(content, dict):
-        raise InputError(path, "", "must be a mapping with at least the key precisions")
-    return parse(content, path)
+        raise InputError(source, "", "must be a mapping with at least the key precisions")
+    return parse(content, source)
 
 
-def parse(content: dict[str, Any], source: Path) -> Sweep:
+def parse(content: dict[str, Any], source: Path | str) -> Sweep:
     """The sweep of a file's content.
 
     Raises:
         InputError: as `load`.
     """
     try:
-        sweep = Sweep.model_validate({"name": _name(source), **content})
+        sweep = Sweep.model_validate({"name": _name(Path(source)), **content})
     except ValidationError as problems:
         # The same slip can fail in several ways; the deepest place is the most telling.
         first = max(problems.errors(), key=lambda error: len(error["loc"]))
         raise InputError(source, _path(first["loc"], content), _problem(dict(first))) from None
     if not sweep.results:
         sweep = sweep.model_copy(update={"results": f"results/{sweep.name}"})
-    return sweep.with_paths_from(source.parent)
+    try:
+        return sweep.with_paths_from(Path(source).parent)
+    except InputError as problem:
+        raise InputError(source, problem.field, problem.problem) from None
 
 
 def _name(source: Path) -> str:
@@ -57,7 +86,7 @@ def _name(source: Path) -> str:
 def dump(sweep: Sweep) -> str:
     """The sweep as YAML that `load` reads back as the same sweep; defaults left out."""
     content = {"name": sweep.name} | sweep.model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _path(location: tuple[int | str, ...], content: Any) -> str:
@@ -81,14 +110,18 @@ def _problem(error: dict[str, Any]) -> str:
         return f"unknown key; allowed: {', '.join(owner.model_fields)}" if owner else "unknown key"
     if kind == "missing":
         return "is missing"
+    given = error.get("input")
+    if kind in {"model_type", "model_attributes_type"} and (owner := _type_at(location)):
+        shown = "is empty: " if given is None else "" if isinstance(given, dict | list) else f"{given!r}: "
+        short = f"{owner.short}, or " if owner.short else ""
+        return f"{shown}must be {short}a mapping; allowed: {', '.join(owner.model_fields)}"
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    given = error.get("input")
     is_ours = kind == "value_error"
     return message if is_ours or isinstance(given, dict | list) else f"{given!r}: {message}"
 
 
-def _type_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
+def _type_at(location: tuple[int | str, ...]) -> type[Part] | None:
     """The part of the sweep tree that a location names."""
     owner: Any = Sweep
     for part in location:
@@ -96,7 +129,7 @@ def _type_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
             owner = owner.model_fields[part].annotation
         while get_args(owner):
             owner = get_args(owner)[0]
-    return owner if isinstance(owner, type) and issubclass(owner, BaseModel) else None
+    return owner if isinstance(owner, type) and issubclass(owner, Part) else None
 
 
 class _Loader(yaml.SafeLoader):
@@ -105,21 +138,44 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value} stands twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, KeyError, AttributeError):  # what PyYAML lets through of such as !!int abc
+            problem = f"cannot be read as {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
+    def whole_number(self, node: yaml.ScalarNode) -> int:
+        """YAML 1.2 has octal numbers with 0o alone: 010 is ten."""
+        text = self.construct_scalar(node)
+        return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+
+
+INT, FLOAT, TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
+
+_Loader.add_constructor(INT, _Loader.whole_number)
 _Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if tag not in {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
-    ]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in {INT, FLOAT, TIMESTAMP}]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?\d+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(INT, re.compile(r"^([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$"),
-    list("-+.0123456789"),
+    FLOAT, re.compile(r"^[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?$"), list("-+.0123456789")
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that are something else to `_Loader` or, as the analysis reads them, to YAML 1.1."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: _Loader.yaml_implicit_resolvers.get(first, []) + yaml.SafeDumper.yaml_implicit_resolvers.get(first, [])
+    for first in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
+}

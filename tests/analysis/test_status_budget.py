@@ -60,9 +60,17 @@ def test_nothing_is_said_of_a_budget_that_was_not_given(lab):
     assert "budget" not in printed(lab)
 
 
-def test_a_sweep_file_that_cannot_be_read_is_named(lab):
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", "budget: 5", "budget: {kwh: much}", "budget: {kwh: [1]}", "budget: {kwh: 0}", "budget: {kwh: -1}"),
+        *("budget: {kwh: .nan}", "budget: {kwh: .inf}", "budget: {kwh: 1}\nenergy: {pue: high}", "energy: DEU"),
+        *("budget: {cost: 1}\nenergy: {price_per_kwh: [1]}", "seeds: !!int abc", "name: 2026-02-30", "[" * 600),
+    ],
+)
+def test_a_sweep_file_that_cannot_be_read_is_named(lab, text):
     lab.results()
-    (lab.folder / "sweep.yaml").write_text("{")
+    (lab.folder / "sweep.yaml").write_text(text)
     now = status(lab.results())
     assert now.problems == ["sweep.yaml: cannot be read; its budget is not known"]
 

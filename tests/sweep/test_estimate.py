@@ -9,6 +9,7 @@ import pytest
 
 from analysis import load as load_results
 from analysis.estimate import Effort, Estimates, estimates
+from analysis.schema import schema
 from cluster.inventory import local_cpus
 from energyaware.precision import Hardware
 from energyaware.store import Store
@@ -54,7 +55,7 @@ class Folder:
         gpu = {"component": "gpu", "stage_id": stage.stage_id, "attempt": row["attempt"]}
         rows = [window(**gpu, device=f"GPU-{index}") for index in range(gpus)] or [window(**gpu | {"component": "cpu"})]
         self.store.write_rows("energy", f"{stage.stage_id}-{row['attempt']}", rows)
-        self.attempt(stage, "finished", row["attempt"], **{k: v for k, v in row.items() if k != "carried_attempts"})
+        self.attempt(stage, "finished", row["attempt"], **{k: v for k, v in row.items() if k in schema("attempts")})
         self.store.commit_stage(row | configuration_columns(stage.spec))
 
     def attempt(self, stage, state, number, **more):
@@ -214,6 +215,37 @@ def test_the_command_tells_it_above_the_stages(folder):
         told.split()
     )
     assert "budget used: 2.78e-05 of 1 kWh (0 %), 0 of 2 hours (0 %)" in told
+
+
+FUNNEL = SWEEP + "strategy: {kind: funnel, keep: 1}\n"
+
+
+def test_what_a_funnel_has_yet_to_choose_from_is_told_as_an_upper_bound(folder):
+    folder.asks(FUNNEL)
+    assert folder.ahead().lines() == ["estimate for at most 6 stages: unknown: no earlier stages"]
+    tuned, *_ = folder.plan
+    folder.finish(tuned, 90.0)
+    assert folder.ahead().lines()[0].startswith("estimate for 1 of at most 5 stages, from 1 finished: ")
+    pruned = tuple(stage for stage in folder.plan if stage.spec.pruning.kind != "none")
+    assert not forecast(folder.sweep, pruned, folder.results(), None).at_most, "it has chosen"
+
+
+@pytest.mark.parametrize(
+    ("energy", "carbon_g"),
+    [
+        ("{country: DEU, pue: 1.5}", 400.0),
+        ("{country: DEU}", None),
+        ("{country: FRA, pue: 1.5}", None),
+        ("{country: USA, region: california, pue: 1.5}", 200.0),
+        ("{country: USA, region: texas, pue: 1.5}", None),
+    ],
+)
+def test_an_emission_factor_is_taken_from_stages_of_the_same_place_alone(folder, energy, carbon_g):
+    tuned, *_, other = [stage for stage in folder.plan if stage.spec.kind == "finetune"]
+    folder.finish(tuned, 3.6e6, pue=1.5, carbon_g_per_kwh=400.0, carbon_source="codecarbon 3, private: DEU")
+    folder.finish(other, 3.6e6, pue=1.5, carbon_g_per_kwh=200.0, carbon_source="codecarbon 3, private: USA, california")
+    folder.asks(SWEEP.replace("{carbon_g_per_kwh: 400, price_per_kwh: 0.3, pue: 1.5, currency: EUR}", energy))
+    assert forecast(folder.sweep, (tuned,), folder.results(), None).carbon_g == carbon_g
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_errors_are_tried_again_so_often_and_later_each_time():
 
 def test_lost_nodes_are_tried_again_without_end_and_use_up_no_retries():
     assert POLICY.again(["lost node"] * 100, None) == Again(LONGEST_BACKOFF_S)
+    assert POLICY.again(["lost node"] * 2000, None) == Again(LONGEST_BACKOFF_S)
     assert POLICY.again(["lost node"] * 7 + ["error"], None) == Again(5.0)
 
 

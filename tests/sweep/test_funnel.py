@@ -1,15 +1,21 @@
 """Which stages a funnel holds back, and which of them it runs in the end."""
 
+from types import SimpleNamespace
+
 import pytest
+from rich.console import Console
 
 from analysis import load, status
 from analysis.schema import schema
 from energyaware.errors import InputError
 from energyaware.precision import Hardware
+from energyaware.store import Store
 from sweep.funnel import held_back, left_of_rounds
 from sweep.left import Wish
 from sweep.plan import make_plan
+from sweep.session import _Session
 from sweep.sweep_file import load as load_sweep
+from sweep.tries import Tries
 from tests.analysis.builders import START, write
 
 SWEEP = """
@@ -134,6 +140,31 @@ def test_energies_that_cannot_be_compared_choose_nothing(sweeping):
     sweeping.finish(sweeping.stages("inference", pruned=False)[0], measured=False, energy_kind="estimated")
     with pytest.raises(InputError, match="not like with like"):
         sweeping.left()
+
+
+def test_where_no_energy_is_known_nothing_is_chosen_and_nothing_skipped(sweeping):
+    dense = sweeping.stages("inference", pruned=False)
+    sweeping.finish(*sweeping.stages("finetune", pruned=False))
+    sweeping.finish(*dense[1:], energy_j_per_request=None)
+    sweeping.fail(dense[0])
+    with pytest.raises(InputError, match=r"nothing without pruning can be ranked: .*energy per request is unknown"):
+        sweeping.left()
+    setting = SimpleNamespace(
+        sweep=sweeping.sweep, plan=sweeping.grid, store=Store(sweeping.folder), address="local", held=frozenset()
+    )
+    session = _Session(setting, Console(quiet=True), SimpleNamespace(stop=list))
+    session._held = held = [Tries(stage, 1) for stage in sweeping.stages("inference", pruned=True)]
+    assert session._next_round() == ()
+    assert session._held == held, "they are left to a later run"
+    assert session._stopped_by.startswith("the funnel cannot choose: ")
+    assert status(load(sweeping.folder)).skipped_stages == 0
+
+
+def test_where_no_energy_is_known_a_sweep_that_is_through_is_left_alone(sweeping):
+    sweeping.finish(*(s for s in sweeping.grid if s.spec.kind == "finetune"))
+    sweeping.finish(*(s for s in sweeping.grid if s.spec.kind == "inference"), energy_j_per_request=None)
+    _, left, _ = sweeping.left()
+    assert left.stages == ()
 
 
 def test_a_funnel_without_dense_configurations_is_refused(tmp_path):

@@ -300,3 +300,8 @@ def test_a_machine_without_a_gpu_does_not_decide_for_a_cluster_that_has_some():
     refuse_idle_gpus(Resources(), "cuda", THREE, "mine.yaml")
     refuse_idle_gpus(Resources(device="cpu"), "cpu", THREE, "mine.yaml")
     refuse_idle_gpus(Resources(), "cpu", [node("host1", gpus=0)], "mine.yaml")
+
+
+def test_why_a_trial_fits_nowhere_is_told_at_once_however_many_workers_it_has():
+    assert "the largest that fits is 12 workers" in why_nowhere(on_gpus(10**12), THREE)
+    assert "the largest that fits is 16 workers" in why_nowhere(Need(workers=10**12, cpus=1, nodes=2), THREE)

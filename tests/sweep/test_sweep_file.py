@@ -167,6 +167,41 @@ def test_the_tree_is_frozen(write):
         ("precisions: bf16\nresources: {device: tpu}", "resources.device", "'auto', 'cuda' or 'cpu'"),
         ("precisions: bf16\nprecisions: nf4", "line 2, column 1", "key precisions stands twice"),
         ("precisions: [bf16", "line", "not YAML"),
+        ("precisions: bf16\n? [a]\n: b", "line 2, column 3", "a key must be a name"),
+        ("precisions: bf16\nseeds: !!int abc", "line 2, column 8", "cannot be read as int"),
+        ("precisions: bf16\nseeds: !!float abc", "line 2, column 8", "cannot be read as float"),
+        ("precisions: bf16\nseeds: !!bool abc", "line 2, column 8", "cannot be read as bool"),
+        ("precisions: bf16\nseeds: !!timestamp abc", "line 2, column 8", "cannot be read as timestamp"),
+        (f"precisions: bf16\nseeds: [{'9' * 5000}]", "line 2, column 9", "cannot be read as int"),
+        (f"seeds: {'[' * 600}", "", "nested too deeply"),
+        ('precisions: "\\UFFFFFFFF"', "", "not YAML: unreadable"),
+        ("precisions: bf16\nname: a\x01b", "line 2, column 8", "special characters are not allowed: '\\x01'"),
+        ("precisions: [{finetune: [[bf16]], inference: nf4}]", "precisions[0].finetune[0]", "['bf16'] is no precision"),
+        ("precisions: bf16\ntasks: [[root_cause]]", "tasks[0]", "is no task; allowed: root_cause, response"),
+        ("precisions: bf16\ntasks: {a: b}", "tasks", "is no task; allowed: root_cause, response"),
+        ("precisions: bf16\nprunings: [{kind: [[wanda]]}]", "prunings[0].kind[0]", "['wanda'] is no pruning"),
+        ("precisions:", "precisions", "is empty: must be one of fp32, tf32"),
+        ("precisions: [[bf16]]", "precisions[0]", "or a mapping; allowed: finetune, inference"),
+        ("precisions: 5", "precisions", "5: must be one of fp32, tf32"),
+        (
+            "precisions: bf16\ndata:",
+            "data",
+            "is empty: must be builtin or a file, or a mapping; allowed: builtin, path",
+        ),
+        ("precisions: bf16\nfinetune:", "finetune", "is empty: must be a mapping; allowed: method, epochs"),
+        ("precisions: bf16\nhalving:", "halving", "is empty: {} takes the defaults"),
+        (
+            "precisions: bf16\nstrategy: [funnel]",
+            "strategy",
+            "must be grid or funnel, or a mapping; allowed: kind, keep",
+        ),
+        ("precisions: bf16\ndata: {path: b, validation: c}", "data", "validation goes with train and test"),
+        ("precisions: bf16\nmodel: ~nosuchuser/m", "model", "'~nosuchuser/m' is no path"),
+        ("precisions: bf16\ndata: ~nosuchuser/x.csv", "data.path", "'~nosuchuser/x.csv' is no path"),
+        ('precisions: bf16\nmodel: "a\\0b"', "model", "is no path"),
+        ("precisions: bf16\nseeds: [9223372036854775808]", "seeds[0]", "less than 9223372036854775808"),
+        ("precisions: bf16\nresources: {wait_minutes: inf}", "resources.wait_minutes", "a finite number"),
+        ("precisions: bf16\nfinetune: {lora: {alpha: 1e400}}", "finetune.lora.alpha", "a finite number"),
         ("- bf16", "", "must be a mapping"),
         ("", "", "must be a mapping"),
     ],
@@ -183,6 +218,35 @@ def test_an_error_is_one_line_with_file_field_and_what_is_allowed(write, text, f
     assert message.startswith(f"{path}: ")
     assert field in caught.value.field
     assert problem in message
+
+
+@pytest.mark.parametrize(
+    ("metric", "place", "needs"),
+    [
+        ("cost", "currency: EUR", "energy.price_per_kwh above 0"),
+        ("cost", "price_per_kwh: 0", "energy.price_per_kwh above 0"),
+        ("cost", "price_per_kwh: 0.3", None),
+        ("carbon", "pue: 1.2", "energy.country or energy.carbon_g_per_kwh above 0"),
+        ("carbon", "country: DEU, carbon_g_per_kwh: 0", "energy.country or energy.carbon_g_per_kwh above 0"),
+        ("carbon", "country: DEU", None),
+        ("carbon", "carbon_g_per_kwh: 30", None),
+    ],
+)
+def test_a_funnel_is_refused_a_metric_that_cannot_have_figures(write, metric, place, needs):
+    grid = f"precisions: bf16\nranking: {{metric: {metric}}}\nenergy: {{{place}}}"
+    load(write(grid))
+    funnel = write(f"{grid}\nstrategy: funnel")
+    if needs is None:
+        load(funnel)
+        return
+    with pytest.raises(InputError, match=f"strategy funnel with ranking.metric {metric} needs {needs}"):
+        load(funnel)
+
+
+def test_numbers_are_those_of_yaml_1_2(write):
+    sweep = load(write("precisions: bf16\nseeds: [07, 08, 010, 0o17, 0x1F]\nname: 2026-02-30"))
+    assert sweep.seeds == (7, 8, 10, 15, 31)
+    assert sweep.name == "2026-02-30"
 
 
 def test_files_that_cannot_be_read(tmp_path):
