@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from energyaware.errors import few
+from energyaware.errors import InputError, few
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,13 +52,33 @@ class PlanFormat(StrEnum):
     json = "json"
 
 
+def _may_be(place: Any) -> Any:
+    """Results folders that may be such as far as their names go: too long a name, or a link to itself, is none."""
+    for each in [place] if isinstance(place, str) else place or []:
+        try:
+            Path(each).stat()
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue  # what that means for it, each command says
+        except OSError as problem:
+            raise InputError(f"{each[:_SHOWN]}…" if len(each) > _SHOWN else each, "", f"{problem.strerror}") from None
+    return place
+
+
+_SHOWN: Final = 100
+"""Letters of a name that cannot be right."""
+
 SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="A results folder, or its URL such as s3://bucket/sweep.")]
+Folder = Annotated[
+    str,
+    typer.Argument(metavar="DIR", help="A results folder, or its URL such as s3://bucket/sweep.", callback=_may_be),
+]
 Folders = Annotated[
-    list[str], typer.Argument(metavar="DIR", help="Results folders or their URLs; several are taken as one.")
+    list[str],
+    typer.Argument(metavar="DIR", help="Results folders or their URLs; several are taken as one.", callback=_may_be),
 ]
 Results = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Results folder or URL, in place of the sweep file's.")
+    str | None,
+    typer.Option(metavar="DIR", help="Results folder or URL, in place of the sweep file's.", callback=_may_be),
 ]
 Address = Annotated[
     str, typer.Option(help="local: Ray on this machine. auto or HOST:PORT: a running Ray cluster.", metavar="ADDRESS")
