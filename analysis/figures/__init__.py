@@ -60,6 +60,10 @@ def figures(
     require_report_extra("figures", ["altair", "vl_convert"])
     if unknown := [name for name in only if name not in TITLES]:
         raise InputError("figures", "only", f"{unknown[0]!r} is not allowed: one of {', '.join(TITLES)}")
+    if stage is not None and only and "power" not in only:
+        raise InputError(
+            "figures", "stage", "is whose power is drawn: power is not among the figures that are asked for"
+        )
     from altair.utils.schemapi import debug_mode
 
     subject = Subject(results, choices, answer, stage)

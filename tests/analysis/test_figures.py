@@ -439,6 +439,11 @@ def test_an_answer_that_is_there_already_gives_the_same_figures(sweep):
     assert drawn(sweep, "ranking", weight=0.7, requests=500, answer=found).specification() == anew.specification()
 
 
+def test_a_stage_without_the_figure_that_draws_it_is_refused(sweep):
+    with pytest.raises(InputError, match="power is not among the figures"):
+        figures(sweep, only=["pareto"], stage="a")
+
+
 def test_an_unknown_name_is_refused():
     with pytest.raises(InputError, match="'paretto' is not allowed: one of ranking, pareto"):
         figures(results_of(), only=["paretto"])
