@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -35,6 +36,9 @@ from sweep.options import (
 if TYPE_CHECKING:
     from sweep.config import Sweep
     from sweep.left import Wish
+
+_CANNOT_TELL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+"""A disk that is full, or a terminal that is gone, where an answer was to go."""
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -144,7 +148,7 @@ def _run(sweep: Sweep, results: str | None, address: str, source: object, wish: 
     from sweep.runner import run as run_sweep
 
     _refuse_to_ship_here(address, ship_code=ship_code)
-    out = console(stderr=True)
+    out = console(steady=True)
     store = Store(results or sweep.results)
     ended = run_sweep(sweep, store, address, out, source, wish, ship_code=ship_code)
     if ended.stopped_by:
@@ -203,6 +207,10 @@ def main() -> NoReturn:
         sys.exit(INTERRUPTED)
     except StorageError as problem:
         _refuse(str(problem), FAILED)
+    except OSError as problem:
+        if problem.errno not in _CANNOT_TELL:
+            raise
+        _refuse(f"cannot write: {problem.strerror}", FAILED)
     except EnergyawareError as problem:
         _refuse(str(problem))
     except USAGE_ERROR as problem:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO, cast
 
 import typer
 
@@ -148,8 +149,10 @@ def show(text: Any) -> None:
         console().print(text)
 
 
-def console(*, stderr: bool = False) -> Console:
-    """To print on."""
+def console(*, stderr: bool = False, steady: bool = False) -> Console:
+    """To print on; `steady`: on stderr, by a run that goes on where nothing can be printed."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    from sweep.steady import Steady
+
+    return Console(file=cast(TextIO, Steady(sys.stderr))) if steady else Console(stderr=stderr)

@@ -49,7 +49,9 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
         except Empty:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    before = {number: signal.signal(number, take) for number in NUMBERS}
+    # nohup has hangups ignored so that a run outlives its terminal.
+    numbers = [number for number in NUMBERS if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)]
+    before = {number: signal.signal(number, take) for number in numbers}
     threading.Thread(target=act, name="stopping", daemon=True).start()
     try:
         yield

@@ -29,9 +29,13 @@ except KeyboardInterrupt:
 """
 
 
-def start(how):
+def start(how, hangup=signal.SIG_DFL):
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, how], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, how],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),  # noqa: PLW1509
     )
     assert process.stdout.readline() == "ready\n"
     return process
@@ -41,6 +45,13 @@ def start(how):
 def test_one_signal_asks_and_the_block_ends_by_itself(number):
     process = start("heed")
     process.send_signal(number)
+    assert process.communicate(timeout=30)[0] == "asked False\ndone\n"
+
+
+def test_what_nohup_has_ignored_stays_ignored():
+    process = start("heed", hangup=signal.SIG_IGN)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=30)[0] == "asked False\ndone\n"
 
 
