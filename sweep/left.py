@@ -78,11 +78,14 @@ def left_of(plan: Plan, results: Results, now: Mapping[str, str], wish: Wish, *,
         wish: what to run besides.
         halving: whether fine-tunings that others are ahead of are stopped.
     """
-    finished = dict(results.stages.select("stage_id", "versions").collect().iter_rows())
+    finished = {row["stage_id"]: row for row in _finished(results).to_dicts()}
     last = {row["stage_id"]: row for row in _last_attempts(results).to_dicts()}
     asked = [stage for stage in plan if stage.state == "planned"]
-    measured_by = {stage.stage_id: finished[stage.stage_id] for stage in asked if stage.stage_id in finished}
-    differing = {stage_id: differences(then, now) for stage_id, then in measured_by.items()}
+    differing = {
+        stage.stage_id: differences(row["versions"], now) + _fine_tuned_anew(stage, finished)
+        for stage in asked
+        if (row := finished.get(stage.stage_id))
+    }
     again = _again(asked, {stage_id for stage_id, found in differing.items() if found}) if wish.rerun_changed else set()
     hopeless = {
         stage.stage_id: before
@@ -108,11 +111,26 @@ def _again(asked: list[PlannedStage], changed: set[str]) -> set[str]:
     return changed | {stage.stage_id for stage in asked if changed.intersection(stage.spec.needs)}
 
 
+def _fine_tuned_anew(stage: PlannedStage, finished: Mapping[str, Row]) -> tuple[str, ...]:
+    """Says so where a stage was measured on a fine-tuning that is no more: a run may end between the two.
+
+    Starts are compared, a whole fine-tuning apart, as nodes' clocks differ a little. A start that is not known is not.
+    """
+    began = finished[stage.stage_id]["started_at"]
+    made = [finished[need]["started_at"] for need in stage.spec.needs if need in finished]
+    later = began and any(start and start > began for start in made)
+    return ("fine-tuned anew since",) if later else ()
+
+
 def _tries(stage: PlannedStage, before: Row | None) -> Tries:
     """The next attempt at a stage; one that was interrupted after running out of memory goes on with less."""
     if before is None:
         return Tries(stage, 1)
     return Tries(stage, before["attempt"] + 1, before["micro_batch_size"] if before["state"] == "interrupted" else None)
+
+
+def _finished(results: Results) -> pl.DataFrame:
+    return results.stages.select("stage_id", "versions", "started_at").collect()
 
 
 def _last_attempts(results: Results) -> pl.DataFrame:

@@ -57,10 +57,16 @@ def take_over(store: Store, ledgers: Iterable[Row] | None = None) -> list[Row]:
 
 
 def forget_checkpoints(store: Store) -> None:
-    """Remove the checkpoints of finished stages, which whoever finished them did not live to do."""
+    """Remove the checkpoints of finished stages, which whoever finished them did not live to do.
+
+    Those of attempts after the one that finished the stage stay: a run that measures it again goes on from them.
+    """
     left = {PurePosixPath(name).parts[1] for name in store.files.names(CHECKPOINTS)}
     for stage_id in left & store.finished() if left else ():
-        Checkpoints(store.files, stage_id).remove()
+        checkpoints = Checkpoints(store.files, stage_id)
+        newest = checkpoints.newest()
+        if newest is None or newest.attempts[0][0] <= store.stage_row(stage_id)["attempt"]:
+            checkpoints.remove()
 
 
 def _record(store: Store, about: Row, energy: list[Row], last: Any) -> Row:

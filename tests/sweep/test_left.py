@@ -38,10 +38,11 @@ class Folder:
         row = {"stage_id": stage.stage_id, "attempt": number, "state": state, "reason": "why", "started_at": START}
         self.store.write_rows("attempts", f"{stage.stage_id}-{number}", [row | more])
 
-    def finish(self, stage, then=NOW):
-        self.attempt(stage, "finished")
-        row = {"stage_id": stage.stage_id, "kind": stage.spec.kind, "attempt": 1, "versions": json.dumps(then)}
-        self.store.commit_stage(row | configuration_columns(stage.spec))
+    def finish(self, stage, then=NOW, number=1, started_at=None):
+        self.attempt(stage, "finished", number)
+        row = {"stage_id": stage.stage_id, "kind": stage.spec.kind, "attempt": number, "versions": json.dumps(then)}
+        row |= {"started_at": started_at} | configuration_columns(stage.spec)
+        self.store.commit_stage(row, replace=number > 1)
 
     def left(self, **wish):
         return left_of(self.plan, load_results(self.store.root), NOW, Wish(**wish))
@@ -102,6 +103,36 @@ def test_what_was_measured_on_a_fine_tuning_that_is_made_again_is_measured_again
     folder.finish(folder.finetune, NOW | {"code": "old"})
     folder.finish(folder.dense)
     assert folder.ids(rerun_changed=True) == [stage.stage_id for stage in folder.plan]
+
+
+def test_what_was_measured_on_a_fine_tuning_that_is_no_more_is_told_and_measured_again(folder):
+    def at(hour):
+        return START + timedelta(hours=hour)
+
+    folder.finish(folder.finetune, NOW | {"torch": "2.12.1"}, started_at=at(0))
+    folder.finish(folder.dense, NOW | {"torch": "2.12.1"}, started_at=at(1))
+    folder.finish(folder.pruned, started_at=at(2))
+    assert folder.left().changed == ("2 finished stages: torch 2.12.1, now 2.13.0",)
+
+    folder.finish(folder.finetune, number=2, started_at=at(3))  # and the run was stopped before the inferences
+    assert folder.left().changed == (
+        "1 finished stage: torch 2.12.1, now 2.13.0",
+        "2 finished stages: fine-tuned anew since",
+    )
+    assert folder.ids(rerun_changed=True) == [folder.dense.stage_id, folder.pruned.stage_id]
+
+    folder.finish(folder.dense, number=2, started_at=at(4))
+    assert folder.ids(rerun_changed=True) == [folder.pruned.stage_id]
+    folder.finish(folder.pruned, number=2, started_at=at(5))
+    assert folder.ids(rerun_changed=True) == []
+    assert folder.left().changed == ()
+
+
+def test_a_stage_of_which_no_start_is_known_is_taken_to_be_measured_on_the_fine_tuning_that_is_there(folder):
+    folder.finish(folder.finetune, started_at=START)
+    folder.finish(folder.dense)
+    folder.finish(folder.pruned, started_at=START + timedelta(hours=1))
+    assert folder.left().changed == ()
 
 
 def test_versions_that_only_one_side_knows_are_no_difference():

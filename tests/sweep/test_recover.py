@@ -9,7 +9,7 @@ import pytest
 from energyaware.checkpoint_store import Checkpoints, Committed, Start
 from energyaware.energy.ledger_file import read_ledger, set_aside, write_ledger
 from energyaware.store import Store
-from sweep.recover import saved_rows, take_over
+from sweep.recover import forget_checkpoints, saved_rows, take_over
 
 BEGAN = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 LAST = BEGAN + timedelta(seconds=90)
@@ -55,6 +55,17 @@ def leave(store, *stages, run="r1", node="n1", last=LAST):
     return content
 
 
+def checkpoint(store, *attempts):
+    """A committed one of the stage `aaa`, after 8 steps that these attempts have taken."""
+    checkpoints = Checkpoints(store.files, "aaa")
+    store.files.write(f"{checkpoints.folder(8)}/state.pt", bytes(10))
+    start = Start("aaa", "masks", world_size=1, zero_stage=0, versions={})
+    checkpoints.commit(
+        Committed(start, 8, 1, list(attempts), epochs=[], loss_sums=[0.5], overflows=0, files={"state.pt": 10})
+    )
+    return checkpoints
+
+
 def table(store, name):
     contents = (store.files.read(file) for file in store.files.names(name))
     return [row for content in contents for row in pq.read_table(pa.BufferReader(content)).to_pylist()]
@@ -84,15 +95,38 @@ def test_an_attempt_that_left_a_checkpoint_is_recorded_with_what_another_can_go_
     content = leave(store, "aaa")
     trained = [energy_row("aaa", energy_j=joules, from_step=step) for step, joules in [(0, 30.0), (4, 50.0), (8, 20.0)]]
     write_ledger(store.ledger("r1", "n1"), content | {"energy": trained})
-    checkpoints = Checkpoints(store.files, "aaa")
-    store.files.write(f"{checkpoints.folder(8)}/state.pt", bytes(10))
-    start = Start("aaa", "masks", world_size=1, zero_stage=0, versions={})
-    checkpoints.commit(
-        Committed(start, 8, 1, [[1, 0, 8]], epochs=[], loss_sums=[0.5], overflows=0, files={"state.pt": 10})
-    )
+    checkpoint(store, [1, 0, 8])
     (lost,) = take_over(store)
     assert (lost["from_step"], lost["checkpoint_step"], lost["energy_carried_j"]) == (0, 8, 80.0)
     assert (lost["state"], lost["energy_j"], lost["kept"]) == ("interrupted", 100.0, False)
+
+
+def test_a_finished_stage_keeps_only_the_checkpoint_of_a_run_that_measures_it_again(store):
+    store.commit_stage({"stage_id": "aaa", "kind": "finetune", "attempt": 2})
+    for attempts in ([[3, 0, 8]], [[3, 0, 4], [4, 4, 8]]):
+        left = checkpoint(store, *attempts)
+        forget_checkpoints(store)
+        assert left.newest().attempts == attempts
+
+    for attempts in ([[2, 0, 8]], [[1, 0, 4], [2, 4, 8]], [[2, 0, 4], [3, 4, 8]]):
+        checkpoint(store, *attempts)
+        forget_checkpoints(store)
+        assert store.files.names("checkpoints") == [], "attempts of the result, or gone on from them"
+
+    left = checkpoint(store, [3, 0, 8])
+    store.commit_stage({"stage_id": "aaa", "kind": "finetune", "attempt": 4}, replace=True)
+    forget_checkpoints(store)
+    assert left.newest() is None
+
+
+def test_checkpoints_of_a_stage_without_a_result_stay_and_those_that_never_counted_go_with_its_result(store):
+    left = checkpoint(store, [1, 0, 8])
+    forget_checkpoints(store)
+    assert left.newest()
+    store.files.remove(f"{left.folder(8)}/COMMIT")
+    store.commit_stage({"stage_id": "aaa", "kind": "finetune", "attempt": 1})
+    forget_checkpoints(store)
+    assert store.files.names("checkpoints") == []
 
 
 def test_an_attempt_that_has_a_row_is_not_recorded_again(store):
