@@ -62,7 +62,11 @@ def save(engine: Any, folder: Path, rank: int, *, trained_only: bool) -> dict[st
 
 
 def problem_of(folder: Path, files: Mapping[str, int]) -> str | None:
-    """Why files of a checkpoint cannot be loaded, or None; their tensors are not read for that."""
+    """Why files of a checkpoint cannot be loaded, or None; their tensors are not read for that.
+
+    Raises:
+        OSError, MemoryError: they may be whole, and cannot be read now.
+    """
     for name, size in files.items():
         path = folder / name
         if not path.exists():
@@ -74,8 +78,10 @@ def problem_of(folder: Path, files: Mapping[str, int]) -> str | None:
                 load_data(path, mmap=True)
             else:
                 json.loads(path.read_text())
+        except (OSError, MemoryError):
+            raise
         except Exception as error:  # whatever a file of somebody else's makes of its reader
-            return f"{name} is not what was written: {str(error).splitlines()[0]}"
+            return f"{name} is not what was written: {next(iter(str(error).splitlines()), type(error).__name__)}"
     return None
 
 

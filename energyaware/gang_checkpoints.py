@@ -153,11 +153,19 @@ class GangCheckpoints:
         return files
 
     def _problem_of(self, committed: Committed, folder: Path) -> str | None:
-        """Why a checkpoint cannot be loaded, or None; each rank looks through some of its files."""
+        """Why a checkpoint cannot be loaded, or None; each rank looks through some of its files.
+
+        Raises:
+            OSError: it cannot be read now, on any rank. It may be whole, which another attempt finds out.
+        """
         from energyaware.checkpoint_content import problem_of
 
         mine = list(committed.files.items())[self._place.rank :: self._place.world_size]
-        return next(filter(None, gather(problem_of(folder, dict(mine)))), None)
+        try:
+            problems = self._on_all(lambda: problem_of(folder, dict(mine)))
+        except _Unwritten as problem:
+            raise OSError(f"the checkpoint of step {committed.step} cannot be read: {problem}") from None
+        return next(filter(None, problems), None)
 
     # -- where its files are while ranks write and read them -----------------------------------------------------------
 

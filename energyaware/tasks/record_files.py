@@ -52,6 +52,11 @@ def _text(path: Path, name: str, column: str, value: Any, row: int) -> str:
     if not isinstance(value, str):
         kind = TYPES.get(type(value), type(value).__name__)
         raise InputError(path, f"data.columns.{name}", f"column {column!r} holds {kind} in row {row}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, where text was cut by UTF-16 units
+        problem = f"column {column!r} holds what is no Unicode text in row {row}: {value[error.start]!r}"
+        raise InputError(path, f"data.columns.{name}", problem) from None
     return value.strip()
 
 

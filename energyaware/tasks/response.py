@@ -1,13 +1,20 @@
 """Response generation: what is wrong and what to do about it, as free text."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from energyaware.tasks.base import Example, Record, Score
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+_UNSPACED: Final = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+"""Kana and Chinese characters."""
+
+_WORD: Final = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,20 @@ class Response:
 def _overlaps(answers: Sequence[str], targets: Sequence[str]) -> list[float]:
     from rouge_score.rouge_scorer import RougeScorer
 
-    rouge = RougeScorer(["rougeL"], use_stemmer=False)
+    rouge = RougeScorer(["rougeL"], tokenizer=_Words())
     return [float(rouge.score(t, a)["rougeL"].fmeasure) for a, t in zip(answers, targets, strict=True)]
+
+
+class _Words:
+    """Words of any script in small letters. What `rouge-score` takes by itself are ASCII words, which these are too."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _WORD.findall(_parted(text.lower()))
+
+
+def _parted(text: str) -> str:
+    """With spaces about each character of scripts that have none between words."""
+    return _UNSPACED.sub(r" \g<0> ", text)
 
 
 def _ngrams(answers: Sequence[str], targets: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.int64]]":
@@ -43,7 +62,7 @@ def _ngrams(answers: Sequence[str], targets: Sequence[str]) -> "np.ndarray[Any, 
     from sacrebleu import BLEU
 
     sentence = BLEU(effective_order=True).sentence_score
-    scores = [sentence(answer, [target]) for answer, target in zip(answers, targets, strict=True)]
+    scores = [sentence(_parted(answer), [_parted(target)]) for answer, target in zip(answers, targets, strict=True)]
     return np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in scores], np.int64)
 
 

@@ -1,8 +1,10 @@
 """What is loaded from a checkpoint: data, DeepSpeed's few classes, and nothing else."""
 
+import errno
 import json
 import pickle
 import random
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -70,6 +72,22 @@ def test_a_file_that_asks_for_a_call_is_refused_before_it_is_made(tmp_path, atta
     assert problem.startswith("state.pt is not what was written: Weights only load failed")
     assert "\n" not in problem
     assert not trap.exists()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_what_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch, error):
+    path = tmp_path / "state.pt"
+    torch.save({"a": 1}, path)
+    monkeypatch.setattr("energyaware.checkpoint_content.load_data", Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        problem_of(tmp_path, {path.name: path.stat().st_size})
+
+
+def test_an_error_without_words_is_named_by_its_kind(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    torch.save({"a": 1}, path)
+    monkeypatch.setattr("energyaware.checkpoint_content.load_data", Mock(side_effect=EOFError()))
+    assert problem_of(tmp_path, {path.name: path.stat().st_size}) == "state.pt is not what was written: EOFError"
 
 
 def test_a_plain_pickle_is_refused_too(tmp_path):

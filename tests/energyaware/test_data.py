@@ -196,6 +196,13 @@ def test_a_wrong_type_in_the_middle_of_json_lines(tmp_path):
     assert "holds an integer in row 17" in refused(files_ref, write(tmp_path / "a.jsonl", wrong)).problem
 
 
+def test_text_that_was_cut_within_a_character_is_named_by_its_row(tmp_path):
+    wrong = rows(30)
+    wrong[4]["ticket"] = "cut \ud83d"
+    error = refused(files_ref, write(tmp_path / "a.jsonl", wrong))
+    assert error.problem == "column 'ticket' holds what is no Unicode text in row 5: '\\ud83d'"
+
+
 def test_numbers_in_a_text_column_of_a_csv(tmp_path):
     error = refused(files_ref, write(tmp_path / "a.csv", [{**row, "ticket": n} for n, row in enumerate(rows(30))]))
     assert (error.field, error.problem) == (

@@ -3,10 +3,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from rouge_score.tokenizers import DefaultTokenizer
 
 import energyaware.tasks
 from energyaware.tasks import TASKS, Example
 from energyaware.tasks.base import jackknife
+from energyaware.tasks.response import _Words
 from energyaware.tasks.root_cause import macro_f1
 from energyaware.tasks.tickets import tickets
 
@@ -111,6 +113,28 @@ def test_rouge_l_worked_by_hand():
     # Longest common subsequence "send crew": precision 2/2, recall 2/4 -> F 2/3; the second pair shares nothing.
     scores = TASKS["response"].score(["send crew", "restart"], ["send a crew today", "replace the card"])
     assert scores["rouge_l"].value == pytest.approx((2 / 3 + 0) / 2)
+
+
+@pytest.mark.parametrize(
+    ("right", "other"),
+    [
+        ("Замените кабель на порту 3 и перезагрузите", "Перезагрузите маршрутизатор 3 и проверьте питание"),
+        ("光纤在端口后断裂 请派出接续队", "请更换电源模块并重新启动设备"),
+        ("ケーブルを交換してください。", "ルーターを再起動してください。"),
+        ("αντικαταστήστε το καλώδιο στη θύρα 3", "επανεκκινήστε τον δρομολογητή 3"),
+    ],
+)
+def test_answers_in_any_script_are_compared_by_their_words(right, other):
+    task = TASKS["response"]
+    same, differs = ({name: score.value for name, score in task.score([a], [right]).items()} for a in (right, other))
+    assert same == {"rouge_l": pytest.approx(1.0), "bleu": pytest.approx(1.0)}
+    assert 0 < differs["rouge_l"] < 0.7
+    assert differs["bleu"] < 0.7
+
+
+def test_ascii_words_are_those_of_rouge_score():
+    text = "Re-seat card_2 on node-7; don't restart (yet)... 10.5 dB, O'Brien_x"
+    assert _Words().tokenize(text) == DefaultTokenizer(use_stemmer=False).tokenize(text)
 
 
 def test_rouge_l_does_not_stem():
