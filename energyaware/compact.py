@@ -33,7 +33,11 @@ from energyaware.rows import COLUMNS, COMPACTED, KEYS, reading_order
 from energyaware.table_file import NotOurs, rows_of
 
 ROWS_PER_FILE: Final = 50_000
-"""A merged file has hardly more. It is made in memory, where a row takes about 1 kB."""
+"""A merged file has hardly more. It is made in memory, where a row takes about 1 kB, but one of quality 8 bytes for
+each example."""
+
+BYTES_PER_FILE: Final = 128 * 1024 * 1024
+"""The same in bytes of memory, of which making the file takes a few times as many."""
 
 _AT_ONCE: Final = 256
 """Files that are read together, and removed between two looks at whether that is still allowed."""
@@ -123,11 +127,13 @@ class _Batch:
     def __init__(self, table: str, rows: list[pa.Table]) -> None:
         self._keys, self._rows = KEYS[table], rows
         self.count = sum(each.num_rows for each in rows)
+        self.bytes = sum(each.nbytes for each in rows)
 
     def add(self, rows: pa.Table) -> None:
         """Rows that count over those before."""
         self._rows.append(rows)
         self.count += rows.num_rows
+        self.bytes += rows.nbytes
         if len(self._rows) >= _AT_ONCE:  # a table of one row takes as much memory as one of hundreds
             self._rows = [pa.concat_tables(self._rows).combine_chunks()]
 
@@ -163,7 +169,7 @@ class _Folder:
         for part in self._read(single):
             removable[part.name] = part.digest
             batch.add(part.rows)
-            if batch.count >= self.rows_per_file:
+            if batch.count >= self.rows_per_file or batch.bytes >= BYTES_PER_FILE:
                 self._write(batch, stamp, replaced)
                 batch, replaced, stamp = _Batch(self.table, []), [], stamp + timedelta(microseconds=1)
         if len(removable) > len(again) and batch.count:
@@ -186,14 +192,14 @@ class _Folder:
         An older one whose rows are all in a newer one is removed: that was left undone by a compaction that was killed.
         """
         chosen: list[_Part] = []
-        rows, replaced = 0, set[str]()
+        rows, size, replaced = 0, 0, set[str]()
         for part in (part for name in reversed(merged) for part in self._read([name])):
             if part.name in replaced:
                 self._remove({part.name: part.digest})
                 continue
             replaced.update(_replaced_by(part.rows))
-            rows += part.rows.num_rows
-            if rows <= self.rows_per_file // 2:
+            rows, size = rows + part.rows.num_rows, size + part.rows.nbytes
+            if rows <= self.rows_per_file // 2 and size <= BYTES_PER_FILE // 2:
                 chosen.insert(0, part)
         return chosen
 

@@ -32,9 +32,9 @@ def mirror(url: str, folders: Sequence[str], files_at_top: Sequence[str]) -> Pat
         InputError: the URL is of a storage that cannot be used.
         StorageError: it cannot be read.
     """
-    from filelock import FileLock
-
     source = open_object_files(url)
+    from filelock import FileLock  # behind what says how both libraries are installed
+
     copy = LocalFiles(cache_folder() / "mirror" / hashlib.sha256(source.url.encode()).hexdigest()[:16])
     copy.root.mkdir(parents=True, exist_ok=True)
     with FileLock(copy.root / ".lock"):

@@ -142,8 +142,8 @@ def _living_holder(files: Files, number: int, stale_s: float) -> Row | None:
     first = _read(files, number)
     if first is None or first.get("released"):
         return None
-    if _is_here(first):
-        return first if _runs(first) else None
+    if _is_here(first) and (runs := _runs(first)) is not None:
+        return first if runs else None
     heartbeat_s = float(first.get("heartbeat_s", stale_s / BEATS))
     silent_s = max(0.0, _age_s(first))
     watch_s = max(BEATS * heartbeat_s, stale_s - silent_s)
@@ -173,7 +173,8 @@ def _read(files: Files, number: int) -> Row | None:
 
 
 def _identity() -> Row:
-    return {"machine": _machine(), "process_started": psutil.Process().create_time()}
+    started = {"process_started_ticks": _started_ticks(os.getpid())}
+    return {"machine": _machine(), "process_started": psutil.Process().create_time()} | started
 
 
 def _is_here(holder: Row) -> bool:
@@ -181,13 +182,30 @@ def _is_here(holder: Row) -> bool:
     return holder.get("machine") == _machine() and isinstance(holder.get("pid"), int)
 
 
-def _runs(holder: Row) -> bool:
+def _runs(holder: Row) -> bool | None:
+    """Whether it does; None if its number is in use, and only clocks that may have been set since say whether by it.
+
+    Leases of older versions have no ticks, and systems without /proc none to compare.
+    """
     try:
         process = psutil.Process(holder["pid"])
-        same = abs(process.create_time() - holder.get("process_started", 0.0)) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        then, now = holder.get("process_started_ticks"), _started_ticks(holder["pid"])
+        if then is not None and now is not None:
+            return bool(then == now)
+        return True if abs(process.create_time() - holder.get("process_started", 0.0)) < 1.0 else None
     except psutil.NoSuchProcess:
         return False
+
+
+def _started_ticks(pid: int) -> int | None:
+    """When a process was started, by a clock that nobody sets (proc_pid_stat(5)); None where that is not told."""
+    try:
+        behind_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return int(behind_name[19])
+    except (OSError, IndexError):
+        return None
 
 
 def _machine() -> str:

@@ -7,9 +7,11 @@ written last, so its presence means that everything else of the stage is there.
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from uuid import uuid4
@@ -35,6 +37,9 @@ COMPACTED: Final = "compacted-"
 
 AT_FIRST: Final = Patience(away_s=5.0, full_s=0.0)
 """Before anything has started, a wrong address or a full disk is told rather than waited for."""
+
+PROBES: Final = 5
+"""Of results that seem to overwrite: a run that holds them sweeps the probe away when it begins and when it ends."""
 
 
 class Store:
@@ -70,15 +75,18 @@ class Store:
         files = self.files.with_patience(AT_FIRST)
         probe = f"{INCOMING}/probe-{uuid4().hex}"
         try:
-            once, twice = files.create(probe, b"1"), files.create(probe, b"2")
-            files.remove(probe)
+            for _ in range(PROBES):
+                once, twice = files.create(probe, b"1"), files.create(probe, b"2")
+                files.remove(probe)
+                if once and not twice:
+                    return
+                time.sleep(0.1)
         except StorageError as problem:
             cause = problem.__cause__
             why = cause_of(cause if isinstance(cause, Exception) else problem)
             raise InputError(self.url, "results", f"cannot be written to: {why}") from None
-        if not once or twice:
-            problem_is = "overwrites what it was asked to create only where there is nothing: two runs could mix"
-            raise InputError(self.url, "results", problem_is)
+        problem_is = "overwrites what it was asked to create only where there is nothing: two runs could mix"
+        raise InputError(self.url, "results", problem_is)
 
     def fence(self, number: int | None) -> None:
         """From now on, in copies of this object too, write only while no newer lease is there; None: always."""
@@ -247,7 +255,7 @@ class Store:
             return self.root / INCOMING
         user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
         place = hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"energyaware-{user}" / place
+        return _own(Path(tempfile.gettempdir()) / f"energyaware-{user}") / place
 
     def check_fence(self) -> None:
         """Raises Fenced if another launcher holds the results by now."""
@@ -279,6 +287,18 @@ class Store:
                 f"is no table that can be read ({cause_of(problem)}); take it away, and what it held is measured again"
             )
             raise InputError(f"{self.url}/{name}", "", why) from None
+
+
+def _own(folder: Path) -> Path:
+    """The folder, made in one where all users may make any; not if another could have put something into it."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    ours = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
+    if not stat.S_ISDIR(found.st_mode) or not ours:
+        why = "is a link, another user's, or writable by others; remove it, or set TMPDIR to a folder of your own"
+        raise StorageError(f"{folder}: {why}")
+    return folder
 
 
 def _parquet_files(names: list[str]) -> list[str]:

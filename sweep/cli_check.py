@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,8 @@ def check(
 
     `energyaware run` asks the same before it starts.
     """
+    if find_spec("ray") is None:
+        raise InputError("", "", "ray is not installed: pip install 'energyaware[run]'")
     from sweep.preflight import look
     from sweep.show_nodes import WIDTH, as_json, as_table
 

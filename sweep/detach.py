@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -100,10 +101,13 @@ def detach(
         0 of a run that is at work; of one that has ended already, its exit code.
 
     Raises:
-        InputError: the sweep file cannot be used, another run holds the results, or no cluster takes the job.
+        InputError: the sweep file cannot be used, Ray is not installed, another run holds the results, or no cluster
+            takes the job.
         StorageError: the results cannot be read or written.
     """
     sweep = load(sweep_file) if sweep_file else None
+    if find_spec("ray") is None:
+        raise InputError("", "", "ray is not installed: pip install 'energyaware[run]'")
     store = Store(results)
     earlier = frozenset(store.files.names(LEDGERS))
     run: Detached

@@ -103,6 +103,28 @@ def test_merged_files_are_of_bounded_size_and_have_the_tables_schema(tmp_path):
         assert table.schema.equals(SCHEMAS[name.partition("/")[0]])
 
 
+def test_merged_files_with_a_figure_for_each_example_are_bounded_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("energyaware.compact.BYTES_PER_FILE", 40_000)
+
+    def add(numbers: range) -> None:
+        for number in numbers:
+            row = {"stage_id": f"s{number}", "attempt": 1, "task": "t", "metric": "m", "per_example": [0.5] * 1000}
+            write(tmp_path / "quality" / f"s{number}-1.parquet", "quality", row)
+
+    def rows() -> list[int]:
+        return [pq.read_metadata(tmp_path / name).num_rows for name in merged(tmp_path)]
+
+    add(range(12))
+    compact(open_files(tmp_path), allowed)
+    assert (rows(), singles(tmp_path)) == ([5, 5, 2], [])
+    add(range(12, 14))
+    compact(open_files(tmp_path), allowed)
+    assert (rows(), singles(tmp_path)) == ([5, 5, 4], [])
+    add(range(14, 15))
+    compact(open_files(tmp_path), allowed)
+    assert (rows(), singles(tmp_path)) == ([5, 5, 4, 1], []), "the third has more than half of what one may have"
+
+
 def test_what_is_added_later_is_merged_with_small_merged_files(tmp_path):
     lab = sweep(tmp_path)
     compact(open_files(tmp_path), allowed)

@@ -119,9 +119,36 @@ def test_the_lease_of_a_killed_process_of_this_machine_is_taken_at_once(files, h
 def test_a_process_with_the_number_of_a_dead_one_is_not_it(files):
     with take(files):
         mine = content(files, 1)
-    left_elsewhere(files, 2, machine=mine["machine"], process_started=mine["process_started"] - 100.0)
+    left_elsewhere(files, 2, machine=mine["machine"], process_started_ticks=mine["process_started_ticks"] - 100)
     with take(files, stale_s=3600.0) as lease:
         assert lease.number == 3
+
+
+def test_a_living_process_holds_its_lease_after_the_clock_was_set(files, holder, monkeypatch):
+    boot_s = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot_s + 2.0)  # of which psutil makes times of starts
+    with pytest.raises(InputError, match=f"process {holder.pid}"):
+        take(files, stale_s=0.1)
+
+
+@pytest.mark.parametrize("beating", [True, False])
+def test_of_an_older_version_whose_start_looks_different_signs_of_life_are_watched_for(files, beating):
+    with take(files):
+        mine = content(files, 1)
+    then = {"machine": mine["machine"], "process_started": mine["process_started"] - 2.0}
+    about, stop = left_elsewhere(files, **then), threading.Event()
+    thread = threading.Thread(target=beats, args=(files, about, stop))
+    if beating:
+        thread.start()
+        try:
+            with pytest.raises(InputError, match="is being written by ada@node7"):
+                take(files, stale_s=20.0)
+        finally:
+            stop.set()
+            thread.join()
+    else:
+        with take(files) as lease:
+            assert lease.number == 2
 
 
 def beats(files, about, stop, by=timedelta(seconds=0)):

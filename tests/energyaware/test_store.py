@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ import pytest
 from energyaware.arrow import SCHEMAS, to_table
 from energyaware.energy.ledger_file import write_ledger
 from energyaware.errors import Fenced, InputError, StorageError
+from energyaware.files_local import LocalFiles
 from energyaware.rows import SCHEMA_VERSION
 from energyaware.store import Store
 
@@ -286,6 +288,68 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written to: Not a directory"):
         Store(tmp_path / "file" / "results").create()
+
+
+def created_with(monkeypatch, after):
+    """Have something done after each file of a folder that is created."""
+    create = LocalFiles.create
+
+    def create_then(files, name, content, **options):
+        created = create(files, name, content, **options)
+        after(files, name)
+        return created
+
+    monkeypatch.setattr(LocalFiles, "create", create_then)
+
+
+def test_a_probe_that_is_swept_away_by_who_holds_the_results_is_made_again(tmp_path, monkeypatch):
+    sweeps = iter([True, False, True, False])
+    created_with(monkeypatch, lambda files, name: next(sweeps, False) and Store(tmp_path).clear_incoming())
+    Store(tmp_path).create()
+    assert next(sweeps, None) is None
+
+
+def test_storage_that_overwrites_what_it_is_to_create_is_refused(tmp_path, monkeypatch):
+    created_with(monkeypatch, lambda files, name: files.remove(name))
+    with pytest.raises(InputError, match="overwrites what it was asked to create only where there is nothing"):
+        Store(tmp_path).create()
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """A user's folder among those of all users, which is not there yet."""
+    pytest.importorskip("s3fs")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"energyaware-{os.getuid()}"
+
+
+def test_what_is_unfinished_lies_where_other_users_cannot_write(shared):
+    with Store("s3://bucket/results").scratch("abc") as folder:
+        assert folder.is_relative_to(shared)
+        assert shared.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: folder.mkdir() or folder.chmod(0o777),
+        lambda folder: folder.mkdir() or folder.chmod(0o770),
+        lambda folder: folder.symlink_to(folder.parent),
+        lambda folder: folder.symlink_to(folder.parent / "nowhere"),
+        Path.touch,
+        pytest.param(
+            lambda folder: folder.mkdir() or os.chown(folder, 65534, 65534),
+            marks=pytest.mark.skipif(os.getuid() != 0, reason="only root makes folders of others"),
+        ),
+    ],
+    ids=["of all", "of a group", "link", "link to nothing", "file", "of another"],
+)
+def test_a_place_for_what_is_unfinished_that_others_could_fill_is_refused(shared, make):
+    make(shared)
+    store = Store("s3://bucket/results")
+    for use in (lambda: store.scratch("abc").__enter__(), lambda: store.new_artifact("abc").__enter__()):
+        with pytest.raises(StorageError, match=f"^{shared}: is .*; remove it, or set TMPDIR to a folder of your own$"):
+            use()
 
 
 def test_a_bucket_that_is_not_there(bucket):
