@@ -1,8 +1,8 @@
 """The tables of a results folder, column by column; `energyaware.arrow` has them as Arrow schemas.
 
 Every row carries the schema version it was written under; a reader takes older ones and sees null where a column
-did not exist yet. Missing is null, never 0. Joules are what was metered at the node (PUE is applied to carbon only).
-`docs/tables.md` is generated from this module, and it loads no library: `energyaware rank` starts with it.
+did not exist yet. Missing is null, never 0. Joules are what was metered at the node (PUE is applied to carbon and
+cost only). `docs/tables.md` is generated from this module, and it loads no library: `energyaware rank` starts with it.
 """
 
 from collections.abc import Collection

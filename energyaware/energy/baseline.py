@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from energyaware.energy.accounts import PATIENCE_STEPS, fault
-from energyaware.energy.base import Channel, Reading, Source
+from energyaware.energy.base import Channel, GpuState, Reading, Source
 from energyaware.rows import Row
 
 QUIET: Final = 0.1
@@ -23,6 +23,11 @@ SETTLE_S: Final = 5.0
 
 POLL_S: Final = 0.005
 """Between two looks at a counter that moves in steps."""
+
+LOOK_S: Final = 10.0
+"""Between two looks at counters while idle power is read: some wrap, which nobody sees who looks away for a minute."""
+
+SHARED: Final = "another process was on the GPU while its idle power was read"
 
 CONTEXT_TIMEOUT_S: Final = 120.0
 
@@ -72,6 +77,7 @@ def read_baseline(
     busy_s: Callable[[], float],
     idle_s: float,
     uuids_in_use: Collection[str] = (),
+    gpu_states: Callable[[Sequence[str]], Mapping[str, GpuState]] = lambda _: {},
 ) -> Baseline:
     """Idle power over `idle_s` seconds.
 
@@ -80,20 +86,25 @@ def read_baseline(
         busy_s: CPU seconds that the whole machine has used so far.
         idle_s: length; 0 reads nothing.
         uuids_in_use: GPUs that stages will compute on: a CUDA context is held on each meanwhile.
+        gpu_states: of GPUs by UUID, as far as they are known: for processes of others on them.
     """
     if idle_s <= 0:
         return Baseline(reasons={c: "idle power was not read (idle_s is 0)" for s in sources for c in s.channels})
-    with _contexts(uuids_in_use) as context:
+    uuids = [c.device for source in sources for c in source.channels if c.device is not None]
+    with _contexts(uuids_in_use) as (context, own_pids):
         _wait_for_quiet(busy_s)
+        shared = _shared(gpu_states(uuids), own_pids)
+        _faults(sources)  # the last look at the counters may be minutes old: contexts take their time
         busy_before_s, since_s = busy_s(), time.monotonic()
         before = {channel: reading for source in sources for channel, reading in _as_it_moves(source).items()}
-        time.sleep(idle_s)
+        faults = _let_pass(idle_s, sources)
         after = {channel: reading for source in sources for channel, reading in _as_it_moves(source).items()}
         busy = (busy_s() - busy_before_s) / (time.monotonic() - since_s) / (os.cpu_count() or 1)
+        shared |= _shared(gpu_states(uuids), own_pids)
     power_w, reasons = {}, {}
     for channel, first in before.items():
         last = after.get(channel, Reading(None, "the channel vanished"))
-        if reason := fault(first) or fault(last):
+        if reason := fault(first) or faults.get(channel) or fault(last):
             reasons[channel] = reason
             continue
         spent_j, elapsed_s = (last.energy_j or 0.0) - (first.energy_j or 0.0), (last.at_s or 0.0) - (first.at_s or 0.0)
@@ -103,6 +114,8 @@ def read_baseline(
         power_w[channel] = spent_j / elapsed_s
         if busy > QUIET and channel.component != "gpu":
             reasons[channel] = f"the node was {busy:.0%} busy while its idle power was read"
+        if channel.device in shared:
+            reasons[channel] = SHARED
     return Baseline(power_w, reasons, context)
 
 
@@ -115,6 +128,27 @@ def _wait_for_quiet(busy_s: Callable[[], float]) -> None:
         time.sleep(step_s)
         if (busy_s() - before) / step_s / cpus < QUIET:
             return
+
+
+def _let_pass(idle_s: float, sources: Sequence[Source]) -> dict[Channel, str]:
+    """Wait, with a look at the counters now and then. Returns why channels could not be read meanwhile."""
+    end_s, faults = time.monotonic() + idle_s, dict[Channel, str]()
+    while (left_s := end_s - time.monotonic()) > 0:
+        time.sleep(min(LOOK_S, left_s))
+        if left_s > LOOK_S:
+            faults = _faults(sources) | faults
+    return faults
+
+
+def _faults(sources: Sequence[Source]) -> dict[Channel, str]:
+    """Read all, and tell of the channels that could not be read why."""
+    found = {channel: fault(reading) for source in sources for channel, reading in source.read().items()}
+    return {channel: reason for channel, reason in found.items() if reason}
+
+
+def _shared(states: Mapping[str, GpuState], own_pids: Collection[int]) -> set[str]:
+    """GPUs on which the driver tells of processes that are not ours."""
+    return {uuid for uuid, state in states.items() if set(state.pids or ()) - set(own_pids)}
 
 
 def _as_it_moves(source: Source) -> dict[Channel, Reading]:
@@ -140,10 +174,10 @@ def _timed(source: Source, channels: Collection[Channel] | None) -> dict[Channel
 
 
 @contextmanager
-def _contexts(uuids: Collection[str]) -> Iterator[bool]:
-    """A process that holds a CUDA context on each of these GPUs; says whether it does."""
+def _contexts(uuids: Collection[str]) -> Iterator[tuple[bool, tuple[int, ...]]]:
+    """A process that holds a CUDA context on each of these GPUs; says whether it does, and its id."""
     if not uuids:
-        yield False
+        yield False, ()
         return
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(uuids)}
     with subprocess.Popen(  # noqa: S603
@@ -156,7 +190,7 @@ def _contexts(uuids: Collection[str]) -> Iterator[bool]:
     ) as holder:
         try:
             held = _first_line(holder)
-            yield held == str(len(uuids))
+            yield held == str(len(uuids)), (holder.pid,)
         finally:
             holder.kill()
 

@@ -41,6 +41,7 @@ class Ledger:
         factors: of carbon and cost.
         why_not: why no source reads a GPU of this name.
         now_s: monotonic clock.
+        gpus_left_out: how many GPUs the node has, where their joules are in no figure; None where they are.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class Ledger:
         factors: Factors,
         why_not: Callable[[str], str],
         now_s: float,
+        gpus_left_out: int | None = None,
     ) -> None:
         self._common, self._times, self._baseline, self._factors = common, times, baseline, factors
-        self._why_not = why_not
+        self._why_not, self._gpus_left_out = why_not, gpus_left_out
         self._idle, self._unattributed = Window(IDLE), Window(UNATTRIBUTED)
         self._holders: dict[Key, Holder] = {}
         self._ended: dict[Key, Holder] = {}
@@ -74,13 +76,15 @@ class Ledger:
                     owner = self._idle.account(channel)
                     alone = ExclusiveTrack(source.step_s(channel), reading, at_s, owner)
                     self._gpus[channel.device] = source, channel, alone
-        self._shares = Shares(times, cores, len(self._gpus))
+        self._shares = Shares(times, cores, len(self._gpus) if gpus_left_out is None else gpus_left_out)
         self._at_tick: Row = self._totals(now_s)
 
     # -- attempts and their windows --------------------------------------------------------------------------------
 
     def begin(self, about: Row, pids: Sequence[int], gpus: Sequence[str], cores: float, now_s: float) -> None:
-        """An attempt starts on this node."""
+        """An attempt starts on this node; nothing happens where it is at work already, and the call was repeated."""
+        if (about["stage_id"], about["attempt"]) in self._holders:
+            return
         self._boundary(now_s)
         windows = [Window(OTHER, about["stage_id"], about["attempt"])]
         holder = Holder(about, tuple(pids), tuple(gpus), cores, windows, cpu_time_s=self._times.cpu_time_s(pids))
@@ -128,7 +132,8 @@ class Ledger:
         self._boundary(now_s)
         holder = self._ended[key] = self._holders.pop(key)
         for uuid in self._gpus.keys() & holder.gpus:
-            self._give(uuid, self._idle, now_s)
+            heirs = [other.current for other in self._holders.values() if uuid in other.gpus]
+            self._give(uuid, heirs[-1] if heirs else self._idle, now_s)
 
     def forget(self, key: Key) -> None:
         """The rows of an attempt that ended are safe elsewhere."""
@@ -269,7 +274,7 @@ class Ledger:
         for uuid in holder.gpus:
             if uuid in self._gpus:
                 self._give(uuid, holder.current, now_s)
-            else:  # a window without its GPU's row would seem to have cost less
+            elif self._gpus_left_out is None:  # a window without its GPU's row would seem to have cost less
                 holder.current.account(Channel("gpu", uuid, "none", measured=False)).spoil(self._why_not(uuid))
 
     def _give(self, uuid: str, window: Window, now_s: float) -> None:

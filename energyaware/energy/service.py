@@ -22,7 +22,7 @@ from energyaware.energy.holder import Key
 from energyaware.energy.ledger import Ledger
 from energyaware.energy.ledger_file import LedgerPlace, set_aside, write_ledger
 from energyaware.energy.process_tree import ProcessTimes
-from energyaware.energy.sources import NodeSources, find_sources
+from energyaware.energy.sources import NodeSources, count_gpus, find_sources
 from energyaware.energy.window import CHECKPOINT, Window
 from energyaware.errors import InputError, StorageError
 from energyaware.rows import Row
@@ -81,6 +81,7 @@ class NodeService:
             self._factors,
             self._why_not,
             time.monotonic(),
+            None if "gpu" in settings.components else count_gpus(),
         )
         self._wake, self._stop = threading.Event(), threading.Event()
         self._trouble: str | None = None
@@ -236,7 +237,11 @@ class NodeService:
         if channels and all(earlier.trusted_w(c) is not None for c in channels) and earlier.context >= bool(in_use):
             return earlier
         return read_baseline(
-            self._sources.sources, self._times.machine_busy_s, self._settings.idle_s, uuids_in_use=in_use
+            self._sources.sources,
+            self._times.machine_busy_s,
+            self._settings.idle_s,
+            uuids_in_use=in_use,
+            gpu_states=self._states,
         )
 
     def _states(self, uuids: Sequence[str]) -> Mapping[str, GpuState]:

@@ -1,5 +1,6 @@
 """What a node's joules are read from: counters where there are any, CodeCarbon's estimate elsewhere."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -92,6 +93,18 @@ def find_sources(settings: MeterSettings) -> NodeSources:
     ]
     lines = sorted([*host_lines, *gpu_lines, *left_out], key=lambda line: list(TITLES).index(line.component))
     return NodeSources(tuple(host) if gpus is None else (*host, gpus), gpus, tuple(lines))
+
+
+def count_gpus() -> int:
+    """GPUs of this machine, whether or not they can be read; 0 without an NVIDIA driver."""
+    import pynvml
+
+    count = 0
+    with suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
+        pynvml.nvmlShutdown()
+    return count
 
 
 def _host(wanted: list[Component]) -> tuple[list[Source], list[Line]]:

@@ -57,12 +57,15 @@ class Node:
     now_s: float = 100.0
     used: dict[int, float] = field(default_factory=dict)
     others_s: float = 0.0
+    gpus_left_out: int | None = None
 
     def __post_init__(self) -> None:
-        self.source = Scripted(self, {channel: self.power(w) for channel, w in WATTS.items()})
+        kept = [channel for channel in WATTS if self.gpus_left_out is None or channel.component != "gpu"]
+        self.source = Scripted(self, {channel: self.power(WATTS[channel]) for channel in kept})
         common = {"run": "r", "node": "node-1"}
         self.ledger = Ledger(
-            common, [self.source], self, CORES, self.baseline, self.factors, lambda name: f"{name} is odd", self.now_s
+            *(common, [self.source], self, CORES, self.baseline, self.factors, lambda name: f"{name} is odd"),
+            *(self.now_s, self.gpus_left_out),
         )
 
     @staticmethod
@@ -295,6 +298,40 @@ def test_a_bad_reading_gives_null_with_the_reason_to_the_windows_open_then_and_t
 def test_a_gpu_that_no_source_reads_is_null_in_every_window_with_the_reason():
     rows = Node().window(gpus=["MIG-x"])
     assert rows["gpu", "MIG-x"].items() >= {"energy_j": None, "reason": "MIG-x is odd", "measured": False}.items()
+
+
+def test_gpus_that_are_in_no_figure_have_no_rows_and_still_share_out_idle_power():
+    node = Node(gpus_left_out=4)
+    node.others_s = 1e9
+    node.begin(gpus=["0", "1", "2"], cores=1)
+    node.now_s += 10
+    node.others_s += 10
+    rows = by_channel(node.end(), "other")
+
+    assert joules(rows) == pytest.approx({("cpu", None): 40 * 3 / 4, ("dram", None): 20 * 3 / 4})
+
+
+def test_an_attempt_that_begins_twice_began_once():
+    node = Node()
+    for _ in range(2):
+        node.begin(gpus=["GPU-a"])
+        node.now_s += 5
+
+    assert by_channel(node.end(), "other")["gpu", "GPU-a"]["energy_j"] == pytest.approx(1000)
+    node.ledger.tick(node.now_s)
+    assert [row["difference"] for row in node.ledger.snapshot()["nodes"]] == pytest.approx([0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("first", "second"), ["ab", "ba"])
+def test_an_attempt_that_ends_leaves_its_gpu_to_another_that_holds_it(first, second):
+    node = Node()
+    for stage in "ab":
+        node.begin(stage, gpus=["GPU-a"])
+    node.end(first)
+    node.now_s += 10
+
+    assert by_channel(node.end(second), "other")["gpu", "GPU-a"]["energy_j"] == pytest.approx(1000)
+    assert joules(node.own("idle"))["gpu", "GPU-a"] == 0
 
 
 def test_a_clock_that_goes_backwards_gives_null_and_no_negative_time():

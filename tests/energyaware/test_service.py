@@ -284,6 +284,20 @@ def test_idle_power_that_an_earlier_run_read_is_not_read_again_unless_it_is_unkn
     assert gpus.call(idle_power_taken_over, "gpu GPU-a 300", IDLE_W="null") == pytest.approx(300, rel=0.2)
 
 
+def without_gpus():
+    service = meter(MeterSettings(components=("cpu", "dram"), idle_s=0))
+    service.begin(about("a"), [os.getpid()], ["1"], os.cpu_count())
+    time.sleep(0.2)
+    rows = rows_of(service, "a")
+    service.finish()
+    return rows
+
+
+def test_gpus_left_out_of_the_components_have_no_rows_where_an_attempt_holds_one(gpus):
+    rows = gpus.call(without_gpus, "gpu GPU-a 300", "gpu GPU-b 300")
+    assert [(row["component"], row["reason"]) for row in rows] == [("cpu", None), ("dram", None)]
+
+
 def checkpoints_side_by_side():
     """Four attempts that save their joules before each of many checkpoints, beside quick heartbeats."""
     ledger = Path(os.environ["LEDGER"])

@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from cluster.node import Gpu, Node
 from cluster.survey import Clock, NodeReport
+from energyaware.errors import InputError
 from energyaware.spec import FinetuneSpec
 from energyaware.store import Store
 from energyaware.versions import versions
@@ -22,7 +23,7 @@ from sweep.checkpoint_size import BYTES_PER_WEIGHT, checkpoints_bytes, trained_w
 from sweep.node_probe import meet
 from sweep.node_problems import Launcher, disk_problems, problems_of
 from sweep.plan import make_plan
-from sweep.preflight import meeting_at, paths_of
+from sweep.preflight import meeting_at, paths_of, refuse_unmetered
 from sweep.runner import resolve_hardware
 from sweep.sweep_file import load
 from tests.own_data import COLUMNS, save_tickets
@@ -206,6 +207,13 @@ def test_a_component_that_nothing_reads_is_refused_and_a_gpu_told(component, sta
     found = lines_of(node(1, found={"meters": (line,)}))
     assert [refuses for _, refuses in found] == expected
     assert all(said.startswith("host1: it cannot be read: because: see `energyaware meters`") for said, _ in found)
+
+
+def test_stages_of_which_nothing_would_be_metered_are_refused():
+    with pytest.raises(InputError, match=r"^mine.yaml: energy.components: gpu alone is for stages that hold GPUs: "):
+        refuse_unmetered(("gpu",), 0, "mine.yaml")
+    refuse_unmetered(("gpu",), 1, "mine.yaml")
+    refuse_unmetered(("gpu", "dram"), 0, "mine.yaml")
 
 
 def test_room_for_checkpoints_is_looked_at():
