@@ -41,11 +41,13 @@ def local_capability() -> tuple[int, int] | None:
         return lowest([_capability(nvml, index) for index in range(_count(nvml))] if nvml is not None else [])
 
 
-def gpus_of_driver() -> tuple[Gpu, ...]:
-    """Every NVIDIA GPU that the driver tells the UUID of, in its order. Loads no library but the driver's."""
+def gpus_of_driver() -> tuple[Gpu | None, ...]:
+    """The NVIDIA GPUs, in the driver's order; None for one that it does not tell the UUID of.
+
+    Loads no library but the driver's.
+    """
     with _driver() as nvml:
-        found = [_gpu(nvml, index) for index in range(_count(nvml))] if nvml is not None else []
-    return tuple(gpu for gpu in found if gpu is not None)
+        return tuple(_gpu(nvml, index) for index in range(_count(nvml))) if nvml is not None else ()
 
 
 def memory_bytes() -> int:

@@ -56,12 +56,15 @@ def lowest(capabilities: Sequence[tuple[int, int] | None]) -> tuple[int, int] | 
     return min(known) if known and len(known) == len(capabilities) else None
 
 
-def named(names: Sequence[str], gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
-    """The GPUs that Ray and CUDA call so: by index in the driver's order, by UUID or by the beginning of one."""
-    found: list[Gpu] = []
+def named(names: Sequence[str], gpus: Sequence[Gpu | None]) -> tuple[Gpu, ...]:
+    """The GPUs that Ray and CUDA call so: by index in the driver's order, by UUID or by the beginning of one.
+
+    None in `gpus` keeps the place of one that cannot be read.
+    """
+    found: list[Gpu | None] = []
     for name in map(str.strip, names):
         if name.isdecimal():
             found += gpus[int(name) : int(name) + 1]
         else:
-            found += [gpu for gpu in gpus if name and gpu.uuid.startswith(name)]
-    return tuple(found)
+            found += [gpu for gpu in gpus if gpu is not None and name and gpu.uuid.startswith(name)]
+    return tuple(gpu for gpu in found if gpu is not None)

@@ -49,7 +49,7 @@ def gpus_handed_out(*, by_ray: bool) -> tuple[Gpu, ...]:
     """The GPUs that Ray hands out here. Its daemon knows which: it hides them from processes that asked for none."""
     environment = psutil.Process(os.getppid()).environ() if by_ray else os.environ
     visible, gpus = environment.get("CUDA_VISIBLE_DEVICES"), gpus_of_driver()
-    return gpus if visible is None else named(visible.split(","), gpus)
+    return tuple(gpu for gpu in gpus if gpu is not None) if visible is None else named(visible.split(","), gpus)
 
 
 def interfaces() -> dict[str, list[str]]:

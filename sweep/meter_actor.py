@@ -32,19 +32,28 @@ class NodeMeter:
     def __init__(self, post: Post, settings: MeterSettings) -> None:
         self._post, self._settings = post, settings
         self._started = threading.Event()
+        self._problem: Exception | None = None
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self.start()
 
     def start(self) -> None:
         """Find the sources and read idle power. Apart, for Ray hides what a constructor raises."""
-        self._own = NodeService(self._post, self._settings)
-        self._started.set()
+        if not self._started.is_set():  # the successor of one that was killed has started by itself
+            try:
+                self._own = NodeService(self._post, self._settings)
+            except Exception as problem:
+                self._problem = problem
+            self._started.set()
+        if self._problem is not None:
+            raise self._problem
 
     @property
     def _service(self) -> NodeService:
         """Waited for by a stage on a node that joined a moment ago."""
         if not self._started.wait(START_S):
             raise MeterLost(f"the meter of {self._post.node} did not start in {START_S:.0f} s")
+        if self._problem is not None:
+            raise self._problem
         return self._own
 
     def post(self) -> Post:

@@ -18,9 +18,10 @@ from cluster.node import Node
 from energyaware.energy.base import MeterSettings, WindowName
 from energyaware.energy.holder import Key
 from energyaware.energy.service import Post
-from energyaware.errors import MeterLost
+from energyaware.errors import InputError, MeterLost
 from energyaware.rows import Row
 from energyaware.store import Store
+from sweep.failures import one_line
 from sweep.meter_actor import NodeMeter
 from sweep.recover import saved_rows
 
@@ -123,12 +124,21 @@ class NodeMeters:
         self._known: dict[str, Node] = {}
         self._starting: dict[Any, str] = {}
         self._ready: set[str] = set()
+        self._refused: list[str] = []
         self._nodes: tuple[Node, ...] = ()
         self._stop = threading.Event()
 
     def all(self) -> list[Meter]:
         """Those of nodes that are gone, too: their ledgers are not."""
         return list(self._meters.values())
+
+    def started(self) -> list[Meter]:
+        """Those that have something to say."""
+        return [meter for node_id, meter in list(self._meters.items()) if node_id in self._ready]
+
+    def refused(self) -> list[str]:
+        """A line for each node that joined later and gets no stage, for its meter cannot start."""
+        return list(self._refused)
 
     def nodes(self) -> tuple[Node, ...]:
         """Those that are alive and whose idle power is known, for stages; the same object until that changes."""
@@ -147,13 +157,20 @@ class NodeMeters:
         """Have a meter on every node of the cluster; each knows its node's idle power when this returns.
 
         Raises:
-            InputError: the settings name a place without data, or a component that a node cannot read.
+            InputError: the settings name a place without data, or a component that a node cannot read; or a meter was
+                lost before it had read idle power.
         """
         self._look()
-        try:
-            ray.get(list(self._starting))
-        except ray.exceptions.RayTaskError as problem:
-            raise problem.cause from None
+        waiting = list(self._starting)
+        while waiting:
+            (answer,), waiting = ray.wait(waiting)
+            try:
+                ray.get(answer)
+            except ray.exceptions.RayTaskError as problem:
+                raise problem.cause from None
+            except ray.exceptions.RayError as problem:
+                who = f"the meter of {self.name_of(self._starting[answer])} was lost while it read idle power"
+                raise InputError("", "", f"{who}: {type(problem).__name__}; start the sweep again") from None
         self._look()
 
     def watch(self) -> None:
@@ -186,9 +203,15 @@ class NodeMeters:
         asked = list(self._starting)
         for answer in ray.wait(asked, num_returns=len(asked), timeout=0)[0] if asked else []:
             node_id = self._starting.pop(answer)
-            with suppress(ray.exceptions.RayError):
+            try:
                 ray.get(answer)
                 self._ready.add(node_id)
+            except ray.exceptions.RayTaskError as problem:
+                why = one_line(problem.cause)
+                self._refused.append(f"{self.name_of(node_id)} gets no stage: its meter cannot start: {why}")
+            except ray.exceptions.RayError:
+                if node_id in self._known:  # Ray starts it anew
+                    self._starting[self._meters[node_id].actor.start.remote()] = node_id
         usable = tuple(node for node in alive if node.node_id in self._ready)
         if usable != self._nodes:
             self._nodes = usable

@@ -63,6 +63,7 @@ class Progress:
         self._running: dict[str, float] = {}
         self._now: dict[str, tuple[str, float]] = {}
         self._trouble: list[str] = []
+        self._refused = 0
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._live: Live | None = None
 
@@ -190,6 +191,7 @@ class Progress:
     def _poll(self) -> None:
         while not self._stop.wait(POLL_S):
             try:
+                self._tell_refused()
                 seen = self._now_at_meters()
             except Exception:  # noqa: S112
                 continue
@@ -205,9 +207,15 @@ class Progress:
                 }
             self._seen(seen)
 
+    def _tell_refused(self) -> None:
+        """Say, once each, which nodes that joined are of no use."""
+        for line in self._meters.refused()[self._refused :]:
+            self._refused += 1
+            self._console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
     def _now_at_meters(self) -> list[dict[str, Any]]:
         """What those say that answer: the meters of nodes that are gone do not."""
-        asked = [meter.actor.now.remote() for meter in self._meters.all()]
+        asked = [meter.actor.now.remote() for meter in self._meters.started()]
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=POLL_S * 5) if asked else ([], [])
         said = []
         for answer in answered:

@@ -123,9 +123,9 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
             row = self._record(attempt, meters, last, problem)
             self._dismiss()
         else:
+            forget(meters, attempt.key)
             if not gang.is_clean():
                 self._dismiss()
-        forget(meters, attempt.key)
         if failure == "lost node":
             raise NodeLost(row["reason"])
         return {
@@ -191,15 +191,20 @@ class StageTrainable(tune.Trainable):  # type: ignore[misc]
         return next((names.get(node, node) for node in absent(nodes)), None)
 
     def _record(self, attempt: Attempt, meters: list[Meter], last: Ending, problem: Exception) -> Row:
-        """The attempt's row; where even that cannot be written, what it would have been."""
+        """The attempt's row; where even that cannot be written, what it would have been.
+
+        The meters then keep the attempt: whoever takes their ledgers over records it.
+        """
         energy = end_lost(meters, attempt.key, self._job.store)
         told = "".join(traceback.format_exception(problem)) if last.failure in {"error", "refused"} else None
         try:
-            return record_unfinished(
+            row = record_unfinished(
                 self._job.store, attempt, energy, state=last.state, reason=last.reason, traceback=told
             )
         except StorageError:
             return {"state": last.state, "reason": last.reason, "energy_j": None, "energy_kind": None, "duration_s": 0}
+        forget(meters, attempt.key)
+        return row
 
     def _dismiss(self) -> None:
         if self._gang is not None:

@@ -25,10 +25,12 @@ def addresses_of(cluster_file: Path) -> tuple[str, ...]:
         provider = yaml.safe_load(cluster_file.read_text(encoding="utf-8"))["provider"]
         head, workers = provider["head_ip"], provider["worker_ips"]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise ValueError(f"cannot be read: {problem}") from None
+        raise ValueError(f"cannot be read: {' '.join(str(problem).split())}") from None
     except (KeyError, TypeError):
         raise ValueError("is no `ray up` file that names its nodes in provider.head_ip and worker_ips") from None
-    return (str(head), *map(str, workers))
+    if not isinstance(workers, list) or not all(isinstance(address, str) for address in (head, *workers)):
+        raise ValueError("provider.head_ip must be a text, and provider.worker_ips a list of texts, which may be empty")
+    return (head, *workers)
 
 
 def wait_for_nodes(address: str, number: int, timeout_s: float, names: Sequence[str] = ()) -> None:

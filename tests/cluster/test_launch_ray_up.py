@@ -89,11 +89,16 @@ def test_the_file_names_its_nodes():
         ("[]", "names its nodes"),
         ("provider: {type: aws}", "names its nodes"),
         ("", "names its nodes"),
+        ("provider: {head_ip: a, worker_ips: }", "worker_ips a list of texts"),
+        ("provider: {head_ip: a, worker_ips: 10.0.0.2}", "worker_ips a list of texts"),
+        ("provider: {head_ip: a, worker_ips: [10.0.0.2, 7]}", "worker_ips a list of texts"),
+        ("provider: {head_ip: , worker_ips: []}", "head_ip must be a text"),
     ],
 )
 def test_a_file_that_names_no_nodes_is_said_to(content, problem, tmp_path):
     file = tmp_path / "config.yaml"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(ValueError, match=problem) as refused:
         addresses_of(file)
+    assert "\n" not in str(refused.value)

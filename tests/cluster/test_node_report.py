@@ -57,6 +57,14 @@ def test_gpus_that_are_left_to_others_are_not_ours(gpus, visible, expected):
     assert [gpu["uuid"] for gpu in found] == expected
 
 
+@pytest.mark.parametrize(("visible", "expected"), [("2,0", ["GPU-c", "GPU-a"]), ("1", []), ("GPU-c", ["GPU-c"])])
+def test_a_gpu_that_cannot_be_read_keeps_its_number(gpus, visible, expected):
+    machine = [*(f"gpu GPU-{name} 1" for name in "abc"), "lost 1 0"]
+    found = gpus.call(own_gpus, *machine, CUDA_VISIBLE_DEVICES=visible)
+    assert [gpu["uuid"] for gpu in found] == expected
+    assert [gpu["uuid"] for gpu in gpus.call(own_gpus, *machine)] == ["GPU-a", "GPU-c"]
+
+
 def test_no_gpus_without_a_driver(gpus):
     assert gpus.call(own_gpus, "gpu GPU-a 1", NVML_SCENARIO="nowhere") == []
 

@@ -1,27 +1,34 @@
 """Meters on nodes, with real Ray and real gangs; GPUs are those of the NVML stand-in, packages of the powercap one."""
 
+import io
 import os
 import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from types import SimpleNamespace
 from uuid import uuid4
 
 import psutil
 import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
+from rich.console import Console
 
 from cluster.connect import join
 from cluster.gang import Gang, WorkerResources
 from energyaware.energy.base import JOULES_PER_KWH, MeterSettings
+from energyaware.energy.service import Post
 from energyaware.energy.windows import GangMeter
-from energyaware.errors import InputError, StageError
+from energyaware.errors import InputError, StageError, StorageError
 from energyaware.store import Store
+from sweep import meter_actor, progress, stage_actor
 from sweep.node_meter import NodeMeters, StageWindows, answered, end, end_lost, forget
+from sweep.recover import take_over
 
 pytest_plugins = "tests.nvml.plugin"
 
@@ -172,6 +179,115 @@ def test_a_country_that_codecarbon_does_not_know_is_an_input_error_of_the_driver
     with pytest.raises(InputError, match=r"^energy\.country: ") as refused:
         NodeMeters(MeterSettings(country="XXX"), None, run="run", sweep="sweep").start()
     assert "\n" not in str(refused.value)
+
+
+def kill(meters):
+    """The process of the only meter, once there is one."""
+    while not meters.all():
+        time.sleep(0.1)
+    (meter,) = meters.all()
+    os.kill(ray.get(meter.actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+
+
+@contextmanager
+def idling(idle_s):
+    """Meters that read idle power for so long."""
+    meters = NodeMeters(MeterSettings(components=("cpu",), idle_s=idle_s), None, run=uuid4().hex, sweep="sweep")
+    yield meters
+    meters.finish()
+    for meter in meters.all():
+        ray.kill(meter.actor)
+
+
+def until(true, seconds=60):
+    end_s = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end_s
+        time.sleep(0.1)
+
+
+def test_a_meter_that_is_lost_before_the_sweep_has_begun_is_an_input_error_of_the_driver(machine):
+    with idling(30) as meters, ThreadPoolExecutor(1) as threads:
+        killing = threads.submit(kill, meters)
+        with pytest.raises(InputError, match=r"^the meter of .+ was lost while it read idle power: Actor") as refused:
+            meters.start()
+        killing.result()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_node_that_joined_is_of_use_though_its_first_meter_was_lost(machine):
+    with idling(2) as meters:
+        meters.watch()
+        kill(meters)
+        until(meters.nodes)
+        (meter,) = meters.started()
+        assert ray.get(meter.actor.now.remote())["open"] == []
+
+
+def test_a_node_that_joined_and_has_no_meter_is_told_of_once_and_not_asked(machine, monkeypatch):
+    monkeypatch.setattr(progress, "POLL_S", 0.05)
+    meters = NodeMeters(MeterSettings(country="XXX"), None, run=uuid4().hex, sweep="sweep")
+    meters.watch()
+    seen, told = [], io.StringIO()
+    with progress.Progress(0, 0, (), meters, None, seen.append, Console(file=told, width=80)):
+        until(told.getvalue)
+        seen.clear()
+        until(lambda: len(seen) > 3)
+    line = f"{socket.gethostname()} gets no stage: its meter cannot start: InputError: energy.country: "
+    assert told.getvalue().startswith(line)
+    assert told.getvalue().count("\n") == 1
+    assert (meters.started(), meters.nodes(), seen[-1]) == ([], (), [])
+    meters.finish()
+
+
+def test_whoever_asks_a_meter_that_cannot_start_hears_at_once_why(monkeypatch):
+    monkeypatch.setattr(meter_actor, "START_S", 5.0)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(was_current_actor_reconstructed=False))
+    meter = meter_actor.NodeMeter.__ray_metadata__.modified_class(
+        Post("late", "run", "sweep", None), MeterSettings(country="XXX")
+    )
+    for ask in (meter.start, meter.now, meter.start):
+        with pytest.raises(InputError, match=r"^energy\.country: "):
+            ask()
+
+
+@dataclass(frozen=True)
+class Spec:
+    kind: str = "inference"
+
+
+class WithoutStorage(stage_actor.StageTrainable):
+    """Whose stage ends when the results can no longer be written."""
+
+    def _warm_gang(self):
+        return SimpleNamespace(node_ids=[ray.get_runtime_context().get_node_id()], dismiss=no_warm_up)
+
+    def _run(self, gang, meters, attempt):
+        (meter,) = meters
+        answered(partial(meter.actor.begin.remote, attempt.about, [os.getpid()], [], 1.0))
+        compute(GangMeter(StageWindows(meter.actor, attempt.key)), 1.0)
+        raise StorageError("disk full")
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+def test_an_attempt_that_could_not_be_recorded_is_kept_by_its_meters(meters, store, monkeypatch, is_back):
+    def refuse(*_, **__):
+        raise StorageError("disk full")
+
+    if not is_back:
+        monkeypatch.setattr(stage_actor, "record_unfinished", refuse)
+    store.create()
+    stage = SimpleNamespace(stage_id="a", spec=Spec())
+    job = SimpleNamespace(stages={"a": stage}, workers={"inference": 1}, meters=meters.book, store=store)
+    trainable = object.__new__(WithoutStorage)
+    trainable.setup({"stage_id": "a", "attempt": 1, "micro_batch_size": None}, job)
+    said = trainable.step()
+    lost = take_over(store, meters.finish())
+
+    assert (said["state"], said["failure"]) == ("interrupted", "storage")
+    assert [row["stage_id"] for row in lost] == ([] if is_back else ["a"])
+    assert store.attempt_keys() == {("a", 1)}
+    assert all(row["energy_j"] > 0 for row in lost)
 
 
 def two_gangs():
