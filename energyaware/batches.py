@@ -32,7 +32,10 @@ class Tokens:
 
 
 def tokenise(examples: Sequence[Example], tokenizer: Any, sequence_length: int) -> list[Tokens]:
-    """Prompt, target and end-of-text; what is longer than `sequence_length` tokens loses the start of its prompt."""
+    """Prompt, target and end-of-text; what is longer than `sequence_length` tokens loses the start of its prompt.
+
+    An answer that is longer by itself loses its end too, end-of-text included, and one token of the prompt is left.
+    """
     prompts = tokenizer([example.prompt for example in examples])["input_ids"]
     targets = tokenizer([example.target for example in examples], add_special_tokens=False)["input_ids"]
     tokens = []
@@ -45,6 +48,8 @@ def tokenise(examples: Sequence[Example], tokenizer: Any, sequence_length: int) 
 
 def tokenise_prompts(prompts: Sequence[str], tokenizer: Any, sequence_length: int) -> list[list[int]]:
     """Token ids of each prompt; what is longer than `sequence_length` loses its start."""
+    if not prompts:  # which tokenizers do not take
+        return []
     return [ids[-sequence_length:] for ids in tokenizer(list(prompts))["input_ids"]]
 
 
@@ -70,6 +75,12 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 def share_of_rank(batch: Sequence[Tokens], rank: int, world_size: int) -> list[Tokens]:
     """What one worker takes of a global batch: every world_size-th in order of length, so that all have equal work."""
     return sorted(batch, key=lambda tokens: len(tokens.ids))[rank::world_size]
+
+
+def forwards_of_rank(tokens: Sequence[Tokens], rank: int, world_size: int, at_once: int) -> list[list[Tokens]]:
+    """One worker's share in lists of up to `at_once`: as many for every worker, so that some may be empty."""
+    mine = share_of_rank(tokens, rank, world_size)
+    return [mine[start : start + at_once] for start in range(0, -(-len(tokens) // world_size), at_once)]
 
 
 def pad_right(

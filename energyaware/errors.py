@@ -75,7 +75,7 @@ class MeterLost(StageError):
 
 
 class Diverged(StageError):
-    """The loss became NaN or infinite: there is no model to measure."""
+    """The loss, or what a model answers by, became NaN or infinite: there is no model to measure."""
 
     state: ClassVar[str] = "diverged"
 

@@ -17,14 +17,14 @@ from energyaware.assemble import Materials, model_to_serve, plain
 from energyaware.audit import audit
 from energyaware.batches import pad_left, tokenise_prompts
 from energyaware.checkpoints import UNKEPT, Keeping
-from energyaware.errors import StageError
+from energyaware.errors import Diverged, StageError
 from energyaware.measuring import Phase, gather, measure
 from energyaware.models import context_length, load_tokenizer
 from energyaware.points import reached
 from energyaware.precision import PRECISIONS
 from energyaware.realise import realise
 from energyaware.rows import Row
-from energyaware.serving import choose, generate, prefill
+from energyaware.serving import choose, generate, likelihoods, prefill
 from energyaware.stage import Outcome
 from energyaware.tasks import TASKS
 from energyaware.tasks.data import load_splits
@@ -49,6 +49,7 @@ def infer(
 
     Raises:
         AuditError: the precision or the mask is not what the settings say.
+        Diverged: the model's logits are no numbers.
         Interrupted: the run is being stopped.
         StageError: a quality metric could not be computed.
     """
@@ -96,6 +97,7 @@ class _Desk:
     ) -> None:
         self.task, self.max_new_tokens = task, spec.max_new_tokens
         self._model, self._tokenizer, self._spec = model, tokenizer, spec
+        self._broken: Tensor | bool = False
         self._test = [task.example(record) for record in test]
         self._labels = [] if task.generates else sorted({task.example(record).target for record in train})
         self._label_ids = [
@@ -114,7 +116,10 @@ class _Desk:
         """Rows of the task's quality on the test split, computed over all ranks."""
         mine = list(range(len(self._test)))[place.rank :: place.world_size]
         answers = dict(zip(mine, self._answers([self._test[index] for index in mine]), strict=True))
-        merged = {index: answer for part in gather(answers) for index, answer in part.items()}
+        parts = gather((answers, bool(self._broken)))
+        if any(broken for _, broken in parts):  # of which the largest would be the first
+            raise Diverged(f"{self.task.name}: the model's logits are no numbers")
+        merged = {index: answer for part, _ in parts for index, answer in part.items()}
         given, wanted = [merged[index] for index in sorted(merged)], [item.target for item in self._test]
         scores = self.task.score(given, wanted)
         if bad := [name for name, score in scores.items() if not math.isfinite(score.value)]:
@@ -139,11 +144,17 @@ class _Desk:
     def _answer(self, ids: Tensor, attention: Tensor) -> list[str]:
         read = prefill(self._model, ids, attention)
         if not self.task.generates:
-            return [self._labels[index] for index in choose(self._model, read, self._label_ids).tolist()]
+            scores = likelihoods(self._model, read, self._label_ids)
+            self._look(scores)
+            return [self._labels[index] for index in scores.argmax(-1).tolist()]
         stop = self._tokenizer.eos_token_id
-        rows = generate(self._model, read, self._spec.max_new_tokens, stop).tolist()
+        rows = generate(self._model, read, self._spec.max_new_tokens, stop, self._look).tolist()
         ended = [row[: row.index(stop)] if stop in row else row for row in rows]
         return [text.strip() for text in self._tokenizer.batch_decode(ended, skip_special_tokens=True)]
+
+    def _look(self, logits: Tensor) -> None:
+        """Note on the device whether any is no number: asking at once would make it wait at every token."""
+        self._broken = logits.isnan().any() | self._broken
 
     def prompt_lengths(self) -> list[int]:
         """Tokens of each prompt of the test split, as the model reads it."""

@@ -108,10 +108,16 @@ def decoder_start_id(model: Any) -> int | None:
 
 
 def load_tokenizer(model: ModelRef) -> Any:
-    """The model's tokenizer, with a padding token (the end-of-text token where it has none)."""
+    """The model's tokenizer, with a padding token (the end-of-text token where it has none).
+
+    Raises:
+        StageError: it has no end-of-text token, which every answer ends with.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder_of(model), trust_remote_code=model.trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise StageError(f"{model.name}: the tokenizer has no end-of-text token (eos_token)")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,7 +58,13 @@ def prefill(model: Any, ids: Tensor, attention: Tensor) -> Prefilled:
     return Prefilled(output.past_key_values, attention, output.logits[:, -1].float(), encoded)
 
 
-def generate(model: Any, prompts: Prefilled, max_new_tokens: int, stop_id: int | None) -> Tensor:
+def generate(
+    model: Any,
+    prompts: Prefilled,
+    max_new_tokens: int,
+    stop_id: int | None,
+    look: Callable[[Tensor], None] | None = None,
+) -> Tensor:
     """Greedy decoding, (batch, new tokens) int64.
 
     Args:
@@ -67,10 +73,13 @@ def generate(model: Any, prompts: Prefilled, max_new_tokens: int, stop_id: int |
         max_new_tokens: upper bound, reached by every row where there is no stop token.
         stop_id: token after which a row is finished; what follows it in the row is meaningless. None decodes on, so
             that every configuration is measured over the same number of tokens.
+        look: called with the logits of each token, (batch, vocabulary), which are 0 in rows that are finished.
     """
     import torch
 
     cache = _branch(prompts.cache)
+    if look:
+        look(prompts.logits)
     token = prompts.logits.argmax(-1, keepdim=True)
     tokens = [token]
     running = torch.ones_like(token, dtype=torch.bool)
@@ -79,7 +88,10 @@ def generate(model: Any, prompts: Prefilled, max_new_tokens: int, stop_id: int |
             running &= token != stop_id
             if not bool(running.any()):
                 break
-        token = _read_on(model, prompts, cache, token, step - 1)[:, -1].argmax(-1, keepdim=True)
+        logits = _read_on(model, prompts, cache, token, step - 1)[:, -1]
+        if look:
+            look(logits.masked_fill(~running, 0.0))
+        token = logits.argmax(-1, keepdim=True)
         tokens.append(token)
     return torch.cat(tokens, dim=-1)
 

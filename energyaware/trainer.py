@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from energyaware.batches import IGNORED, Tokens, pad_right, share_of_rank
+from energyaware.batches import IGNORED, Tokens, forwards_of_rank, pad_right, share_of_rank
 from energyaware.errors import Diverged
 from energyaware.models import decoder_start_id
 from energyaware.precision import PRECISIONS
@@ -119,11 +119,13 @@ class Trainer:
         import torch
 
         self._engine.eval()
-        mine = share_of_rank(tokens, self._place.rank, self._place.world_size)
-        total = self.no_loss()
+        place, total = self._place, self.no_loss()
         with torch.no_grad():
-            for start in range(0, len(mine), self.micro_batch_size):
-                total += self._summed_loss(mine[start : start + self.micro_batch_size])
+            for mine in forwards_of_rank(tokens, place.rank, place.world_size, self.micro_batch_size):
+                # Under ZeRO 3 all ranks bring the parameters of a forward together: one without examples joins in.
+                loss = self._summed_loss(mine or tokens[:1])
+                if mine:
+                    total += loss
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(total)
         return float(total) / targets_of(tokens)

@@ -52,7 +52,7 @@ class Finetune(Part):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Of AdamW."""
     sequence_length: Annotated[int, Field(ge=8)] = 512
-    """Tokens of prompt and answer; longer prompts lose their start."""
+    """Tokens of prompt and answer; longer prompts lose their start, an answer that is longer by itself its end."""
     lora: Lora = Lora()
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     """DeepSpeed ZeRO stage."""

@@ -8,7 +8,7 @@ import torch
 
 from energyaware.audit import audit
 from energyaware.energy.base import NullMeter
-from energyaware.errors import InputError
+from energyaware.errors import InputError, StageError
 from energyaware.finetune import finetune
 from energyaware.inference import infer
 from energyaware.layers import eligible_layers, weight_matrix
@@ -248,6 +248,14 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json: model: cannot be read as JSON"):
         folder_ref(folder, "model")
+
+
+def test_a_tokenizer_without_an_end_of_text_is_refused(tmp_path):
+    ref = folder_ref(save_gpt2(tmp_path / "model"), "model")
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"eos_token": None}))
+    with pytest.raises(StageError, match=r"model: the tokenizer has no end-of-text token \(eos_token\)"):
+        load_tokenizer(dataclasses.replace(ref, revision="changed"))
 
 
 def test_a_model_without_positions_reads_what_its_tokenizer_allows(tmp_path):

@@ -1,11 +1,15 @@
 """Answers of every family beside those of transformers itself and of plain full forwards."""
 
+import itertools
+import math
+
 import pytest
 import torch
 
 from energyaware.batches import (
     IGNORED,
     epoch_batches,
+    forwards_of_rank,
     pad_left,
     pad_right,
     share_of_rank,
@@ -96,6 +100,20 @@ def test_decoding_stops_when_every_row_has_ended(served):
     assert stopped == free[: free.index(free[3]) + 1]
 
 
+@torch.inference_mode()
+def test_logits_are_looked_at_until_a_row_has_ended(served):
+    model, tokenizer = served
+    read = prefill(model, *padded(tokenizer))
+    stop = generate(model, read, 12, None)[0, 3].item()
+    looked = []
+    rows = generate(model, read, 12, stop, looked.append).tolist()
+    assert len(looked) == len(rows[0])
+    for index, row in enumerate(rows):
+        until = row.index(stop) + 1 if stop in row else len(row)
+        assert [logits[index].argmax().item() for logits in looked[:until]] == row[:until]
+        assert not any(logits[index].any() for logits in looked[until:])
+
+
 def label_ids(tokenizer):
     return [[*ids, tokenizer.eos_token_id] for ids in tokenizer(LABELS, add_special_tokens=False)["input_ids"]]
 
@@ -153,6 +171,18 @@ def test_long_prompts_lose_their_start_and_targets_end(served):
     assert tokenizer.decode(item.ids[item.prompt_length :]) == "fibre<eos>"
 
 
+def test_an_answer_longer_than_the_sequence_loses_its_end(served):
+    _, tokenizer = served
+    (item,) = tokenise([Example("alarm port", "fibre " * 100)], tokenizer, 16)
+    assert (len(item.ids), item.targets) == (16, 15)
+    assert tokenizer.eos_token_id not in item.ids[1:]
+
+
+def test_no_prompts_are_no_tokens(served):
+    _, tokenizer = served
+    assert tokenise_prompts([], tokenizer, 64) == []
+
+
 def test_every_epoch_has_its_own_order_and_the_same_one_again(tokens):
     first = list(epoch_batches(tokens, 8, seed=0, epoch=1))
     assert [len(batch) for batch in first] == [8] * 6
@@ -168,6 +198,15 @@ def test_ranks_share_a_batch_without_loss(tokens):
     shares = [share_of_rank(batch, rank, 4) for rank in range(4)]
     assert sorted(item.ids for share in shares for item in share) == sorted(item.ids for item in batch)
     assert {len(share) for share in shares} == {2}
+
+
+def test_every_rank_makes_as_many_forwards_and_together_they_read_each_example_once(tokens):
+    for count, world_size in itertools.product([1, 2, 3, 4, 5, 8, 9, 13, 50], [1, 2, 3, 4]):
+        ranks = [forwards_of_rank(tokens[:count], rank, world_size, 2) for rank in range(world_size)]
+        assert {len(forwards) for forwards in ranks} == {math.ceil(math.ceil(count / world_size) / 2)}
+        read = [item for forwards in ranks for batch in forwards for item in batch]
+        assert sorted(item.ids for item in read) == sorted(item.ids for item in tokens[:count])
+        assert all(len(batch) <= 2 for forwards in ranks for batch in forwards)
 
 
 def test_only_targets_are_predicted_each_from_what_is_before_it(tokens):

@@ -12,7 +12,7 @@ from energyaware.models import decoder_start_id, load_model, load_tokenizer
 from energyaware.precision import PRECISIONS
 from energyaware.tasks.base import Example
 from energyaware.trainer import LOSS_SCALING, MOST_OVERFLOWS, Trainer, deepspeed_config, out_of_scale
-from tests.energyaware.alone import finetune_spec, process_group_of_one
+from tests.energyaware.alone import Alone, finetune_spec, process_group_of_one
 from tests.tiny import FAMILIES_TINY, WORDS, save_llama
 
 pytestmark = [  # of what DeepSpeed calls
@@ -67,6 +67,20 @@ def test_the_loss_is_the_mean_over_all_target_tokens_of_full_forwards_one_by_one
     assert before == pytest.approx(total, rel=0.5)
     assert trainer.steps_taken == 3
     assert trainer.loss_of(tokens) < total / targets
+
+
+@pytest.mark.parametrize(("count", "forwards"), [(1, 1), (4, 1), (5, 2)])
+def test_ranks_make_as_many_forwards_whatever_they_have_left(made, monkeypatch, count, forwards):
+    trainer, tokens, model = made()
+    whole, calls = trainer.loss_of(tokens[:count]), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(trainer, "_place", Alone(rank, 2))
+        parts.append(trainer.loss_of(tokens[:count]))
+        assert len(calls) == forwards
+        calls.clear()
+    assert sum(parts) == pytest.approx(whole, rel=1e-5)
 
 
 def test_fp16_has_dynamic_loss_scaling_written_out():
