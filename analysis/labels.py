@@ -19,6 +19,12 @@ def precision_of(row: dict[str, Any]) -> str:
     return f"{served}" if tuned in {None, served} else f"{tuned}→{served}"
 
 
+def both_precisions() -> pl.Expr:
+    """What `precision_of` says, as the column `precision` of a frame."""
+    both = pl.struct("precision", "finetune_precision")
+    return both.map_elements(precision_of, return_dtype=pl.String).alias("precision")
+
+
 def label_of(row: dict[str, Any], *, also: Sequence[str] = ()) -> str:
     """Precision and pruning of a ranked row, and what else is asked for: "bf16 + heads-25% after tuning (full, H100)".
 

@@ -56,7 +56,7 @@ def _lie_apart(rows: pl.DataFrame, name: str) -> bool:
         return True
     starts = files["len"].cum_sum() - files["len"]
     values = rows[name]
-    in_each = sum(values.slice(start, rows).n_unique() for start, rows in zip(starts, files["len"], strict=True))
+    in_each = sum(values.slice(start, count).n_unique() for start, count in zip(starts, files["len"], strict=True))
     return in_each == values.n_unique()
 
 

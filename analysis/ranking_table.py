@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from analysis.labels import precision_of
+from analysis.labels import both_precisions, precision_of
 from analysis.metrics import Metric
 from analysis.notes import BORROWED, MARKED, TIED
 from analysis.printing import number, plain, share
@@ -214,9 +214,7 @@ def _break_even(answer: Answer) -> "list[RenderableType]":
 
 
 def _left_out(left_out: pl.DataFrame) -> "list[RenderableType]":
-    shown = left_out.with_columns(
-        precision=pl.struct("precision", "finetune_precision").map_elements(precision_of, return_dtype=pl.String)
-    )
+    shown = left_out.with_columns(both_precisions())
     lines = _by_reason(shown) if shown.height > _LISTED else shown.select(*_LEFT_OUT).rename(_LEFT_OUT)
     return _titled(
         f"left out: {shown.height}", TerminalTable(lines.to_dicts(), folded=["pruning", "reason"], if_varied=["seed"])

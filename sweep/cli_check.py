@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ import typer
 
 from energyaware.errors import InputError
 from energyaware.files import INCOMING
+from sweep.extra import require_run_extra
 from sweep.options import Address, PlanFormat, Results, cluster, console
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def check(
 
     `energyaware run` asks the same before it starts.
     """
-    if find_spec("ray") is None:
-        raise InputError("", "", "ray is not installed: pip install 'energyaware[run]'")
+    require_run_extra(["ray"])
     from sweep.preflight import look
     from sweep.show_nodes import WIDTH, as_json, as_table
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -22,6 +21,7 @@ from energyaware.errors import InputError
 from energyaware.lease import FOLDER as LEASES
 from energyaware.lease import Lease, newest_lease, this_process
 from energyaware.store import Store
+from sweep.extra import require_run_extra
 from sweep.own_code import own_code
 from sweep.sweep_file import dump, load
 
@@ -106,8 +106,7 @@ def detach(
         StorageError: the results cannot be read or written.
     """
     sweep = load(sweep_file) if sweep_file else None
-    if find_spec("ray") is None:
-        raise InputError("", "", "ray is not installed: pip install 'energyaware[run]'")
+    require_run_extra(["ray"])
     store = Store(results)
     earlier = frozenset(store.files.names(LEDGERS))
     run: Detached

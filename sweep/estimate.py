@@ -173,7 +173,7 @@ def _carbon_g_per_kwh(sweep: Sweep, earlier: Results | None) -> float | None:
         return asked.carbon_g_per_kwh * asked.pue
     if earlier is None or asked.country is None:
         return None
-    place = asked.country if asked.region is None else f"{asked.country}, {asked.region}"
-    there = pl.col("carbon_source").str.ends_with(f": {place}") & (pl.col("pue") == asked.pue)
+    where = asked.country if asked.region is None else f"{asked.country}, {asked.region}"
+    there = pl.col("carbon_source").str.ends_with(f": {where}") & (pl.col("pue") == asked.pue)
     charged = earlier.stages.filter(there).sort("finished_at").select("carbon_g_per_kwh").drop_nulls().last().collect()
     return None if charged.is_empty() else float(charged.item())

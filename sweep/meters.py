@@ -5,7 +5,6 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from typing import Final
 
 from rich.table import Table
@@ -15,6 +14,7 @@ from energyaware.energy.base import Channel, MeterSettings, Reading
 from energyaware.energy.carbon import Factors, factors
 from energyaware.energy.sources import Line, NodeSources, find_sources
 from energyaware.errors import InputError
+from sweep.extra import require_run_extra
 
 METER_EXTRA: Final = ("codecarbon", "psutil", "pynvml")
 """Libraries that only metering needs."""
@@ -44,9 +44,7 @@ def look(settings: MeterSettings, seconds: float) -> NodeReport:
     Raises:
         InputError: a library of the `run` extra is missing, or CodeCarbon has no data for the country or the region.
     """
-    for library in METER_EXTRA:
-        if find_spec(library) is None:
-            raise InputError("", "", f"{library} is not installed: pip install 'energyaware[run]'")
+    require_run_extra(METER_EXTRA)
     try:
         found = factors(settings)
     except InputError as problem:  # which speaks of a sweep file's fields

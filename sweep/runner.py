@@ -6,7 +6,6 @@ import json
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from analysis.load import load
@@ -23,6 +22,7 @@ from energyaware.versions import versions
 from sweep.budget import keeper
 from sweep.ended import Ended
 from sweep.estimate import at_once_here, forecast
+from sweep.extra import require_run_extra
 from sweep.funnel import left_of_rounds
 from sweep.grid import calibration_of, data_ref
 from sweep.left import Left, Wish, idle_rows
@@ -74,9 +74,7 @@ def check(sweep: Sweep, plan: Plan, device: Device, address: str, source: Any) -
     load_splits(data_ref(sweep), sweep.tasks)
     if (texts := calibration_of(sweep).data) is not None:
         load_texts(texts)
-    for library in RUN_EXTRA:
-        if find_spec(library) is None:
-            raise InputError("", "", f"{library} is not installed: pip install 'energyaware[run]'")
+    require_run_extra(RUN_EXTRA)
     if address == "local":
         nodes = (local_node(),)
         needs = settle(sweep.resources, gpus_per_worker(sweep, device), nodes, source)

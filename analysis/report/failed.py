@@ -4,7 +4,7 @@ from typing import Final
 
 import polars as pl
 
-from analysis.labels import precision_of
+from analysis.labels import both_precisions
 from analysis.load import Results
 from analysis.report.table import Column, Table, cell, table_of
 from analysis.status import STATES, Status
@@ -53,9 +53,7 @@ def left_out_table(left_out: pl.DataFrame) -> Table | None:
     """Who is not in the ranking, and why; None where everybody is."""
     if left_out.is_empty():
         return None
-    shown = left_out.with_columns(
-        precision=pl.struct("precision", "finetune_precision").map_elements(precision_of, return_dtype=pl.String)
-    )
+    shown = left_out.with_columns(both_precisions())
     headings: dict[str, str | Column] = {"precision": "precision", "pruning": "pruning", "pruning_applied": "applied"}
     if left_out["model"].n_unique() > 1:
         headings["model"] = "model"

@@ -31,9 +31,9 @@ LEVEL: Final = 0.95
 """Of intervals; each is one by one, not corrected for how many there are."""
 
 _ROUNDING: Final = 1e-10
+"""Share of the largest value below which what is left of the values is rounding."""
 
 _ALIASED: Final = "cannot be told apart from the effects of other factors in this design"
-"""Share of the largest value below which what is left of the values is rounding."""
 
 
 @dataclass(frozen=True)
