@@ -16,6 +16,7 @@ from analysis.extra import require_report_extra
 from analysis.figures.figure import Drawing, Figure, NothingToDraw
 from analysis.figures.subject import Subject, printable
 from analysis.load import Results
+from analysis.metrics import METRICS, EnergyMetric
 from analysis.results import AnswerChoices
 from analysis.show import Answer
 from energyaware.errors import InputError
@@ -67,8 +68,25 @@ def figures(
     from altair.utils.schemapi import debug_mode
 
     subject = Subject(results, choices, answer, stage)
+    titles = _titles(METRICS[choices.get("metric", "request")])
     with debug_mode(False):  # checks each part as it is made, which takes longer than to make it; tests check them all
-        return {name: _figure(name, draw, subject) for name, draw in _drawn_by().items() if not only or name in only}
+        return {
+            name: _figure(name, titles[name], draw, subject)
+            for name, draw in _drawn_by().items()
+            if not only or name in only
+        }
+
+
+def _titles(metric: EnergyMetric) -> dict[str, str]:
+    """`TITLES`, which speak of energy, in words of what is ranked by."""
+    what = metric.words.split(" per ")[0]
+    if what == "energy":
+        return TITLES
+    return TITLES | {
+        "ranking": f"Which configuration has the best quality for its {what}",
+        "pareto": f"Quality against {what}",
+        "weights": f"Who is best at which weight of {what} against quality",
+    }
 
 
 def _drawn_by() -> dict[str, Callable[[Subject], Drawing]]:
@@ -90,11 +108,11 @@ def _drawn_by() -> dict[str, Callable[[Subject], Drawing]]:
     }
 
 
-def _figure(name: str, draw: Callable[[Subject], Drawing], subject: Subject) -> Figure:
+def _figure(name: str, title: str, draw: Callable[[Subject], Drawing], subject: Subject) -> Figure:
     try:
         drawing = draw(subject)
     except NothingToDraw as nothing:
-        return Figure(name, TITLES[name], "", None, pl.DataFrame(), printable(nothing))
+        return Figure(name, title, "", None, pl.DataFrame(), printable(nothing))
     except FileNotFoundError:
         raise InputError(subject.results.folder, "", "was changed while it was read: try again") from None
-    return Figure(name, TITLES[name], drawing.caption, drawing.chart, drawing.data, None)
+    return Figure(name, title, drawing.caption, drawing.chart, drawing.data, None)

@@ -270,10 +270,13 @@ class Ledger:
         self._boundary_s = now_s
 
     def _gpus_move(self, holder: Holder, now_s: float) -> None:
-        """The GPUs of an attempt belong to its current window from now on."""
+        """The GPUs of an attempt belong to its current window from now on, but for those that another began on since."""
         for uuid in holder.gpus:
             if uuid in self._gpus:
-                self._give(uuid, holder.current, now_s)
+                *_, owner = (other for other in self._holders.values() if uuid in other.gpus)
+                holder.current.account(self._gpus[uuid][1])  # without its row a window would seem to hold no GPU
+                if owner is holder:
+                    self._give(uuid, holder.current, now_s)
             elif self._gpus_left_out is None:  # a window without its GPU's row would seem to have cost less
                 holder.current.account(Channel("gpu", uuid, "none", measured=False)).spoil(self._why_not(uuid))
 

@@ -117,6 +117,18 @@ def test_what_is_ranked_by_names_the_axis(sweep):
     assert {axis["title"] for axis in axes if "title" in axis} == {"energy-delay product per request, J*s"}
 
 
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [
+        ("token", "Quality against energy"),
+        ("edp", "Quality against energy-delay product"),
+        ("carbon", "Quality against carbon"),
+    ],
+)
+def test_what_is_ranked_by_stands_in_the_title(sweep, metric, title):
+    assert figures(sweep, only=["pareto"], metric=metric)["pareto"].title == title
+
+
 def test_bars_of_the_ranking_add_up_to_the_score(sweep):
     ranked = ranking(sweep, 0.3).collect()
     figure = drawn(sweep, "ranking", weight=0.3)

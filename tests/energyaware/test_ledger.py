@@ -334,6 +334,23 @@ def test_an_attempt_that_ends_leaves_its_gpu_to_another_that_holds_it(first, sec
     assert joules(node.own("idle"))["gpu", "GPU-a"] == 0
 
 
+def test_a_gpu_is_his_who_began_on_it_last_whatever_windows_an_earlier_attempt_still_opens_and_closes():
+    node = Node()
+    node.begin("early", gpus=["GPU-a"])
+    token = node.open("early")
+    node.now_s += 10
+    node.begin("late", gpus=["GPU-a"])
+    node.now_s += 5
+    node.close(token)
+    node.close(node.open("early", "evaluate"))
+    node.now_s += 10
+
+    assert by_channel(node.end("late"), "other")["gpu", "GPU-a"]["energy_j"] == pytest.approx(1500)
+    rows = node.end("early")
+    assert by_channel(rows, "train")["gpu", "GPU-a"]["energy_j"] == pytest.approx(1000)
+    assert by_channel(rows, "evaluate")["gpu", "GPU-a"]["energy_j"] == 0
+
+
 def test_a_clock_that_goes_backwards_gives_null_and_no_negative_time():
     node = Node()
     node.source.joules[CPU] = lambda _: 7.0  # still counting up: only the clock is wrong
