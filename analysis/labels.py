@@ -12,6 +12,9 @@ _IF_VARIED: Final = ["pruning_applied", "model", "model_revision", "gpu_kind", "
 _TELLING: Final = 8
 """Digits of a configuration's name that tell those of a folder apart, or of a revision those of a model."""
 
+_HASH: Final = rf"^([0-9a-f]{{{_TELLING}}})(?:[0-9a-f]{{4}}|[0-9a-f]{{32}})$"
+"""A revision that is a hash: of a folder, or a commit. Others are names, such as those of branches."""
+
 
 def precision_of(row: dict[str, Any]) -> str:
     """`nf4`, or `bf16→nf4` of what was fine-tuned in another precision than it is served in."""
@@ -47,7 +50,7 @@ def labels(rows: pl.DataFrame) -> dict[str, str]:
     of their name in the column `configuration`.
     """
     where = {"pruning_applied": pl.col("pruning") != "none", "finetune_method": pl.col("finetune_method") != "none"}
-    rows = _shortened(rows)
+    rows = shortened(rows)
     varied = [name for name in _IF_VARIED if rows.filter(where.get(name, True))[name].n_unique() > 1]
     if rows.select("model", "model_revision").n_unique() == rows["model"].n_unique():
         varied = [name for name in varied if name != "model_revision"]
@@ -60,12 +63,12 @@ def labels(rows: pl.DataFrame) -> dict[str, str]:
     }
 
 
-def _shortened(rows: pl.DataFrame) -> pl.DataFrame:
-    """Models without their owner or folder where that leaves no two alike, and the first digits of revisions."""
+def shortened(rows: pl.DataFrame) -> pl.DataFrame:
+    """Models without their owner or folder where that leaves no two alike, and the first digits of hashes of theirs."""
     models = {model: model.rstrip("/").rsplit("/", 1)[-1] for model in rows["model"].drop_nulls().unique()}
     if len(set(models.values())) < len(models):
         models = {}
-    return rows.with_columns(pl.col("model").replace(models), pl.col("model_revision").str.head(_TELLING))
+    return rows.with_columns(pl.col("model").replace(models), pl.col("model_revision").str.replace(_HASH, "$1"))
 
 
 def _also(row: dict[str, Any], varied: list[str], some_tuned: bool) -> list[str]:

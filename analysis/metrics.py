@@ -47,6 +47,11 @@ class EnergyMetric(NamedTuple):
     unit: str
     column: str
 
+    @property
+    def what(self) -> str:
+        """What it is an amount of, such as energy."""
+        return self.words.split(" per ")[0]
+
 
 METRICS: Final[dict[Metric, EnergyMetric]] = {
     "request": EnergyMetric("energy per request", "J", "energy_j_per_request"),

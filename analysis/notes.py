@@ -20,11 +20,14 @@ MARKED: Final = "!"
 BORROWED: Final = {"own": "", "dense parent": "*", "own (no dense parent)": "**"}
 """Stands after joules by whose they are, and before the notes about it."""
 
+_ENDED: Final = ["stopped", "failed", "diverged", "oom", "blocked"]
+"""States of stages whose results would not have been like those of the others."""
+
 TIED: Final = "~"
 """Stands after the rank of a row that cannot be told apart from the best one."""
 
 
-def notes_on(rows: pl.DataFrame, phi: Phi, energy: Energy, metric: EnergyMetric) -> Iterator[str]:
+def notes_on(rows: pl.DataFrame, others: pl.DataFrame, phi: Phi, energy: Energy, metric: EnergyMetric) -> Iterator[str]:
     """Notes on where the joules come from."""
     kinds, devices = set(rows["energy_kind"]), sorted(set(rows["devices"].explode()))
     if rows.is_empty():
@@ -49,10 +52,9 @@ def notes_on(rows: pl.DataFrame, phi: Phi, energy: Energy, metric: EnergyMetric)
     all_seeds = rows["seeds"].explode().drop_nulls().unique().sort()
     if fewer := (rows["seeds"].list.len() < len(all_seeds)).sum():
         named = few([str(seed) for seed in all_seeds])
-        yield (
-            f"seeds: {fewer} of {rows.height} configurations lack some of the seeds {named}; "
-            "what was stopped or failed there might have been worse than what is left"
-        )
+        ended = others["state"].is_in(_ENDED).any()
+        worse = "; what was stopped or failed there might have been worse than what is left" if ended else ""
+        yield f"seeds: {fewer} of {rows.height} configurations lack some of the seeds {named}{worse}"
     if rows.height and phi == "minmax" and (rows["phi_minmax"] == 1).all():
         yield f"all rows have the same {metric.words}: phi is 1 and says nothing"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 
 from analysis.labels import both_precisions, precision_of
-from analysis.metrics import Metric
+from analysis.metrics import METRICS, Metric
 from analysis.notes import BORROWED, MARKED, TIED
 from analysis.printing import number, plain, share
 from analysis.show import Answer
@@ -173,8 +173,9 @@ def _winners(answer: Answer) -> "list[RenderableType]":
         {"w": f"{start:.3f} to {end:.3f}", "": _stretch(start, end), "configuration": answer.labels[configuration]}
         for start, end, configuration in answer.weights.winners.iter_rows()
     ]
+    what = METRICS[answer.metric].what
     return _titled(
-        "who is best, from w = 0, quality alone, to w = 1, energy alone", TerminalTable(rows, folded=["configuration"])
+        f"who is best, from w = 0, quality alone, to w = 1, {what} alone", TerminalTable(rows, folded=["configuration"])
     )
 
 

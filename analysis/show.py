@@ -115,7 +115,7 @@ def answer(
     methods: tuple[Phi, ...] = ("minmax", "ratio")
     without = {method: leave_one_out(rows, weight, method) for method in methods}
     notes = [
-        *notes_on(rows, phi, energy, METRICS[metric]),
+        *notes_on(rows, others, phi, energy, METRICS[metric]),
         *notes_on_tasks(rows, _data(results, rows)),
         *notes_on_order(all_of_them, without, phi, names),
         *results.problems,

@@ -68,7 +68,8 @@ def figures(
     from altair.utils.schemapi import debug_mode
 
     subject = Subject(results, choices, answer, stage)
-    titles = _titles(METRICS[choices.get("metric", "request")])
+    metric = answer.metric if answer else choices.get("metric", "request")
+    titles = _titles(METRICS.get(metric, METRICS["request"]))  # another is refused by whoever ranks by it
     with debug_mode(False):  # checks each part as it is made, which takes longer than to make it; tests check them all
         return {
             name: _figure(name, titles[name], draw, subject)
@@ -79,13 +80,12 @@ def figures(
 
 def _titles(metric: EnergyMetric) -> dict[str, str]:
     """`TITLES`, which speak of energy, in words of what is ranked by."""
-    what = metric.words.split(" per ")[0]
-    if what == "energy":
+    if metric.what == "energy":
         return TITLES
     return TITLES | {
-        "ranking": f"Which configuration has the best quality for its {what}",
-        "pareto": f"Quality against {what}",
-        "weights": f"Who is best at which weight of {what} against quality",
+        "ranking": f"Which configuration has the best quality for its {metric.what}",
+        "pareto": f"Quality against {metric.what}",
+        "weights": f"Who is best at which weight of {metric.what} against quality",
     }
 
 

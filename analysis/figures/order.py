@@ -10,6 +10,7 @@ from analysis.figures.figure import Drawing
 from analysis.figures.parts import in_order, inline, panel, picked, tips, unless_picked_away
 from analysis.figures.subject import Subject, caption
 from analysis.figures.theme import COLOURS
+from analysis.metrics import METRICS
 from analysis.ranking import SAME_SCORE_DIGITS
 
 _PLACES: Final = 8
@@ -55,8 +56,10 @@ def weights(subject: Subject) -> Drawing:
     order = names.join(coloured.to_frame(), on="configuration", maintain_order="right")["label"].to_list()
     ranks = _ranks(lines, near["weight"].unique().sort().to_numpy(), places)
     last = min(places, lines.height)
+    x = _weights(METRICS[subject.answer.metric].what)
+    at = _at(weight, x)
     return Drawing(
-        alt.vconcat(_rank_panel(ranks, changes, order, last, weight), _score_panel(lines, order, weight)),
+        alt.vconcat(_rank_panel(ranks, changes, order, last, x, at), _score_panel(lines, order, x, at)),
         caption(
             _winners(found.winners.join(names, on="configuration", maintain_order="left")),
             f"Dots: weights at which one in colour changes places; the dashed line is w = {weight:g}.",
@@ -69,60 +72,60 @@ def weights(subject: Subject) -> Drawing:
 
 
 def _rank_panel(
-    ranks: pl.DataFrame, changes: pl.DataFrame, order: list[str], last: int, weight: float
+    ranks: pl.DataFrame, changes: pl.DataFrame, order: list[str], last: int, x: alt.X, at: alt.Chart
 ) -> alt.LayerChart:
     y = alt.Y("place:Q", title="rank", scale=alt.Scale(domain=[last + 0.5, 0.5], nice=False))
     y = y.axis(values=list(range(1, last + 1)), format="d", grid=False)
     selection = picked("label")
     dots = alt.Chart(inline(changes.with_columns(place=pl.col("rank") + 0.5)))
     return panel(
-        _lines(ranks.filter(~pl.col("coloured")), y, strokeWidth=1.5, style="faded"),
-        _lines(ranks.filter("coloured"), y, strokeWidth=3)
+        _lines(ranks.filter(~pl.col("coloured")), x, y, strokeWidth=1.5, style="faded"),
+        _lines(ranks.filter("coloured"), x, y, strokeWidth=3)
         .encode(color=in_order("label", order, None, lines=True), opacity=unless_picked_away(selection))
         .properties(name="ranks")
         .add_params(selection),
         dots.mark_point(style="hollow", filled=True, size=40, strokeWidth=1.5, opacity=1).encode(
-            x=_weights(),
+            x=x,
             y=y,
             tooltip=tips({"below": "ahead below w", "above": "ahead above w"}, {"weight": "w", "rank": "for rank"}),
         ),
-        _at(weight),
+        at,
         height=_RANK_PX * last,
     )
 
 
-def _score_panel(lines: pl.DataFrame, order: list[str], weight: float) -> alt.LayerChart:
+def _score_panel(lines: pl.DataFrame, order: list[str], x: alt.X, at: alt.Chart) -> alt.LayerChart:
     ends = pl.concat(
-        lines.select("label", "coloured", stretch=pl.lit(0), weight=pl.lit(at), score=score)
-        for at, score in ((0.0, "at_0"), (1.0, "at_1"))
+        lines.select("label", "coloured", stretch=pl.lit(0), weight=pl.lit(end), score=score)
+        for end, score in ((0.0, "at_0"), (1.0, "at_1"))
     )
     y = alt.Y("score:Q", title="score R", scale=alt.Scale(zero=False))
     return panel(
-        _lines(ends.filter(~pl.col("coloured")), y, strokeWidth=1, style="faded"),
-        _lines(ends.filter("coloured"), y, strokeWidth=2).encode(
+        _lines(ends.filter(~pl.col("coloured")), x, y, strokeWidth=1, style="faded"),
+        _lines(ends.filter("coloured"), x, y, strokeWidth=2).encode(
             color=in_order("label", order, None, lines=True), opacity=unless_picked_away(picked("label"))
         ),
-        _at(weight),
+        at,
         height=_SCORES_PX,
     )
 
 
-def _weights() -> alt.X:
-    return alt.X("weight:Q", title="weight w: 0 quality alone, 1 energy alone", scale=alt.Scale(domain=[0, 1]))
+def _weights(what: str) -> alt.X:
+    return alt.X("weight:Q", title=f"weight w: 0 quality alone, 1 {what} alone", scale=alt.Scale(domain=[0, 1]))
 
 
-def _lines(rows: pl.DataFrame, y: alt.Y, **look: Any) -> alt.Chart:
+def _lines(rows: pl.DataFrame, x: alt.X, y: alt.Y, **look: Any) -> alt.Chart:
     lines: alt.Chart = (
         alt.Chart(inline(rows))
         .mark_line(strokeJoin="round", **look)
-        .encode(x=_weights(), y=y, detail=["label:N", "stretch:Q"], tooltip=tips({"label": "configuration"}, {}))
+        .encode(x=x, y=y, detail=["label:N", "stretch:Q"], tooltip=tips({"label": "configuration"}, {}))
     )
     return lines
 
 
-def _at(weight: float) -> alt.Chart:
-    at = alt.Chart(inline(pl.DataFrame({"weight": [weight]})))
-    rule: alt.Chart = at.mark_rule(style="quiet", strokeDash=[4, 3]).encode(x=_weights())
+def _at(weight: float, x: alt.X) -> alt.Chart:
+    drawn = alt.Chart(inline(pl.DataFrame({"weight": [weight]})))
+    rule: alt.Chart = drawn.mark_rule(style="quiet", strokeDash=[4, 3]).encode(x=x)
     return rule
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 import polars as pl
 
+from analysis.metrics import METRICS
 from analysis.report.section import Section
 from analysis.report.table import Column, Table, table_of
 from analysis.show import Answer
@@ -24,19 +25,20 @@ def tradeoffs_section(answer: Answer) -> Section:
 
 
 def _tables(answer: Answer) -> Iterator[Table]:
-    yield _winners(answer.weights.winners, answer.labels)
+    yield _winners(answer)
     yield _front(answer)
     if pays := _break_even(answer):
         yield pays
 
 
-def _winners(winners: pl.DataFrame, names: Mapping[str, str]) -> Table:
+def _winners(answer: Answer) -> Table:
     headings: dict[str, str | Column] = {
         "configuration": "configuration",
         "from_weight": Column("best from w =", "0: quality alone counts", numeric=True),
-        "to_weight": Column("to w =", "1: energy alone counts", numeric=True),
+        "to_weight": Column("to w =", f"1: {METRICS[answer.metric].what} alone counts", numeric=True),
     }
-    return table_of(_named(winners, names, "configuration"), "winners", "Who is best at which weight", headings)
+    rows = _named(answer.weights.winners, answer.labels, "configuration")
+    return table_of(rows, "winners", "Who is best at which weight", headings)
 
 
 def _front(answer: Answer) -> Table:

@@ -270,7 +270,7 @@ class Ledger:
         self._boundary_s = now_s
 
     def _gpus_move(self, holder: Holder, now_s: float) -> None:
-        """The GPUs of an attempt belong to its current window from now on, but for those that another began on since."""
+        """The GPUs of an attempt belong to its current window from now on, but where another began on them since."""
         for uuid in holder.gpus:
             if uuid in self._gpus:
                 *_, owner = (other for other in self._holders.values() if uuid in other.gpus)

@@ -1,6 +1,7 @@
 """Response generation: what is wrong and what to do about it, as free text."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 
 _UNSPACED: Final = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 """Kana and Chinese characters."""
-
-_WORD: Final = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,17 @@ class _Words:
     """Words of any script in small letters. What `rouge-score` takes by itself are ASCII words, which these are too."""
 
     def tokenize(self, text: str) -> list[str]:
-        return _WORD.findall(_parted(text.lower()))
+        return "".join(letter if _in_a_word(letter) else " " for letter in _parted(text.lower())).split()
+
+
+def _in_a_word(letter: str) -> bool:
+    """Letters, digits, and the marks that many scripts write vowels and tones with."""
+    return letter.isalnum() or unicodedata.category(letter).startswith("M")
 
 
 def _parted(text: str) -> str:
-    """With spaces about each character of scripts that have none between words."""
-    return _UNSPACED.sub(r" \g<0> ", text)
+    """With spaces about each Chinese or Japanese character, and letters with their accents as one (Unicode's NFC)."""
+    return _UNSPACED.sub(r" \g<0> ", unicodedata.normalize("NFC", text))
 
 
 def _ngrams(answers: Sequence[str], targets: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.int64]]":

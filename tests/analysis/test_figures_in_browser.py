@@ -1,18 +1,19 @@
 """Figures in a page: drawn without a word on the console, and answering to the reader."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import vl_convert
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from analysis.figures import TITLES, Figure, figures
 from analysis.load import Results
-from tests.analysis.test_figures import a_sweep
+from tests.analysis.figured import a_sweep
 from tests.analysis.test_figures_robust import hostile
+
+pytest_plugins = "tests.analysis.report_page"
 
 DRAW = """
 const specifications = JSON.parse(document.getElementById("specifications").textContent);
@@ -25,19 +26,17 @@ Promise.all(Object.entries(specifications).map(([name, specification]) => {
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Iterator[Page]:
+def page(browser, tmp_path_factory) -> Iterator[Page]:
     """A page without figures, which keeps what is said on its console in `said`."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1000, "height": 900})
-        page.said = []
-        page.on("console", lambda message: page.said.append(message.text))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on("dialog", lambda dialog: (page.said.append("dialog"), dialog.dismiss()))
-        page.on("request", lambda request: None if request.url.startswith("file:") else page.said.append(request.url))
-        page.place = tmp_path_factory.mktemp("page") / "figures.html"
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1000, "height": 900})
+    page.said = []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    page.on("dialog", lambda dialog: (page.said.append("dialog"), dialog.dismiss()))
+    page.on("request", lambda request: None if request.url.startswith("file:") else page.said.append(request.url))
+    page.place = tmp_path_factory.mktemp("page") / "figures.html"
+    yield page
+    page.close()
 
 
 def show(page: Page, results: Results) -> dict[str, Figure]:

@@ -1,4 +1,4 @@
-"""Figures of hostile, many and few rows; on both grounds; the same every time; and as the command writes them."""
+"""Figures of hostile, many and few rows, and the same every time."""
 
 import hashlib
 import itertools
@@ -8,26 +8,19 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import get_args
 
-import numpy as np
 import polars as pl
 import pytest
 
 from analysis.figures import TITLES, figures
-from analysis.figures.theme import PALETTES, Theme, config
 from analysis.load import Results
 from energyaware.errors import InputError
-from tests.analysis.builders import Lab
-from tests.analysis.drawn import drawn, elements, marks, names, parts, text
+from tests.analysis.drawn import drawn, elements, names, parts, text
+from tests.analysis.figured import START, a_sweep, many
 from tests.analysis.frames import finetuning, grades, inference, results_of, window
-from tests.analysis.test_figures import a_sweep
-from tests.loaded import loaded_by
 
 ROOT = Path(__file__).parents[2]
-START = datetime(2026, 1, 1, tzinfo=UTC)
 HOSTILE = [
     '<img src=x onerror="alert(1)">',
     "</script><script>alert(1)</script>",
@@ -63,47 +56,6 @@ def hostile() -> Results:
         ]
         attempts += [{"stage_id": name, "attempt": 9, "kind": name, "state": name, "energy_j": 1.0}]
     return results_of(stages=stages, quality=quality, energy=energy, epochs=epochs, attempts=attempts)
-
-
-def many(count: int) -> Results:
-    """As many configurations as that, dense and pruned, of a few fine-tunings."""
-    stages, quality, energy, epochs = [], [], [], []
-    for tuned in range(0, count, 10):
-        tuning, precision = f"ft{tuned}", f"p{tuned // 10 % 8}"
-        stages.append(
-            finetuning(tuning, 100.0 + tuned, precision=precision, model=f"m{tuned}", duration_s=10.0 + tuned)
-        )
-        epochs += [
-            {
-                "stage_id": tuning,
-                "attempt": 1,
-                "epoch": epoch,
-                "energy_j": 50.0,
-                "validation_loss": 2.0 / epoch,
-                "kept": True,
-            }
-            for epoch in (1, 2, 3)
-        ]
-        energy += [
-            window(tuning, "train", 50.0, started_at=START, epoch=epoch, node=f"n{tuned}") for epoch in (1, 2, 3)
-        ]
-        for number in range(tuned, min(tuned + 10, count)):
-            pruned = {"pruning": f"kind{number % 10}-50%", "realisation": "physical"} if number % 10 else {}
-            joules, good = 1 + (number * 7919 % 1000) / 500, 0.3 + (number * 104729 % 1000) / 2000
-            of = {
-                "precision": precision,
-                "model": f"m{tuned}",
-                "carbon_g_per_kwh": 300.0,
-                "prompt_lengths": '{"16": 1}',
-            }
-            stages.append(inference(f"s{number}", joules, needs=tuning, **of, **pruned))
-            quality += grades(f"s{number}", {"root_cause": {"accuracy": good}})
-            energy += [
-                window(f"s{number}", part, 5.0 * joules + repeat, repeat=repeat)
-                for part in ("prefill", "decode")
-                for repeat in (1, 2)
-            ]
-    return results_of(stages=stages, quality=quality, energy=energy, epochs=epochs)
 
 
 @pytest.fixture(scope="module")
@@ -217,181 +169,6 @@ def test_the_same_results_give_the_same_bytes():
     assert elsewhere.stdout.split() == [hashlib.sha256(svg.encode()).hexdigest() for svg in first.values()]
 
 
-def test_themes_differ_in_their_configuration_alone():
-    figure = drawn(many(4), "pareto")
-    light, dark = figure.specification("light"), figure.specification("dark")
-    assert (light.pop("config"), dark.pop("config")) == (config("light"), config("dark"))
-    assert light == dark
-    for theme in get_args(Theme):
-        assert f'fill="{PALETTES[theme].ground}"' in figure.svg(theme)
-
-
-def test_no_figure_names_a_colour_of_its_own():
-    for name, figure in figures(many(20)).items():
-        content = json.dumps({key: part for key, part in figure.specification().items() if key != "config"})
-        assert not re.search(r"#[0-9a-f]{3}|rgb\(", content), name
-
-
-@pytest.mark.parametrize("theme", get_args(Theme))
-def test_colours_can_be_told_from_the_ground_and_from_each_other(theme):
-    palette = PALETTES[theme]
-    for colour in palette.categories:
-        assert contrast(colour, palette.ground) >= 3
-    for colour in (palette.ink, palette.quiet):
-        assert contrast(colour, palette.ground) >= 4.5
-    for seen in SEEN_BY.values():
-        for one, other in itertools.combinations(palette.categories, 2):
-            assert np.linalg.norm(lab(seen @ linear(one)) - lab(seen @ linear(other))) > 13
-
-
-SEEN_BY = {
-    "all cones": np.eye(3),
-    "no L cones": np.array(
-        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
-    ),
-    "no M cones": np.array(
-        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
-    ),
-    "no S cones": np.array(
-        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
-    ),
-}
-"""Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB."""
-
-
-def linear(colour: str) -> np.ndarray:
-    """Linear RGB of a colour (IEC 61966-2-1)."""
-    share = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)]) / 255
-    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-
-
-def contrast(one: str, other: str) -> float:
-    """Contrast ratio of WCAG 2."""
-    light, dark = sorted((float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (one, other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def lab(rgb: np.ndarray) -> np.ndarray:
-    """CIE 1976 L*a*b* of linear RGB under D65."""
-    to_xyz = np.array(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-    )
-    xyz = to_xyz @ np.clip(rgb, 0, 1) / [0.95047, 1, 1.08883]
-    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    lab = Lab(tmp_path_factory.mktemp("figures") / "results")
-    lab.finetune()
-    lab.inference("a", energy=1.0, precision="fp32")
-    lab.inference("b", energy=0.5, precision="nf4", quality={"root_cause": {"accuracy": 0.7}})
-    lab.results()
-    return lab.folder
-
-
-def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sweep", "figures", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_command_writes_a_file_per_figure_and_says_what_it_leaves_out(folder, tmp_path):
-    ended = command(folder, "-o", "deep/pictures", "--weight", 0.25, "--theme", "dark", cwd=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    written = sorted(file.name for file in (tmp_path / "deep/pictures").iterdir())
-    assert written == [
-        "break_even.svg",
-        "lost.svg",
-        "pareto.svg",
-        "precision.svg",
-        "quality.svg",
-        "ranking.svg",
-        "weights.svg",
-    ]
-    assert "left out: energy_loss: no finished fine-tuning has an epoch" in ended.stdout
-    assert len(ended.stdout.splitlines()) == len(TITLES)
-    svg = (tmp_path / "deep/pictures/ranking.svg").read_text()
-    assert "R = 0.25 phi + 0.75 rho" in " ".join(text(svg))
-    assert marks(svg, "mark-rect") == 4
-
-
-def test_an_older_picture_of_what_is_left_out_now_is_named(folder, tmp_path):
-    (tmp_path / "energy_loss.svg").write_text("of another sweep")
-    ended = command(folder, "-o", tmp_path, "--only", "energy_loss", cwd=tmp_path)
-    assert ended.stdout.endswith(f"; {tmp_path / 'energy_loss.svg'} is of an earlier call\n")
-
-
-def test_the_command_writes_pixels_of_the_figures_that_are_asked_for(folder, tmp_path):
-    ended = command(folder, "-o", tmp_path, "--only", "pareto", "--only", "quality", "--format", "png", cwd=tmp_path)
-    assert ended.stdout.split() == [str(tmp_path / "pareto.png"), str(tmp_path / "quality.png")]
-    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--only", "paretto"], "figures: only: 'paretto' is not allowed: one of ranking, pareto"),
-        (["--stage", "zz", "--only", "power"], "figures: stage: 'zz' is no finished stage of these results"),
-        (["--weight", "2", "--only", "pareto"], "weight: 2.0 is not allowed"),
-        (["-o", "/dev/null/pictures", "--only", "lost"], "--output: /dev/null/pictures: Not a directory"),
-    ],
-)
-def test_what_is_asked_wrongly_is_one_line_and_writes_nothing(folder, tmp_path, arguments, said):
-    ended = command(folder, *arguments, cwd=tmp_path)
-    assert ended.returncode == 2
-    assert said in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("place", [".", "figures", "stages/figures", "nothing/../figures"])
-def test_the_command_writes_nothing_into_the_results(folder, tmp_path, place):
-    held = sorted(folder.rglob("*"))
-    ended = command(folder, "-o", folder / place, "--only", "lost", cwd=tmp_path)
-    assert (ended.returncode, ended.stderr) == (
-        2,
-        f"error: --output: {folder / place}: lies in the results folder {folder}, which is only read here\n",
-    )
-    assert sorted(folder.rglob("*")) == held
-
-
-def test_a_figure_that_is_a_link_into_the_results_is_not_followed(folder, tmp_path):
-    (tmp_path / "lost.svg").symlink_to(folder / "plan.parquet")
-    plan = (folder / "plan.parquet").read_bytes()
-    ended = command(folder, "-o", tmp_path, "--only", "lost", cwd=tmp_path)
-    assert ended.returncode == 2
-    assert "lost.svg: lies in the results folder" in ended.stderr
-    assert (folder / "plan.parquet").read_bytes() == plan
-
-
-def test_without_the_extra_the_command_says_what_to_install(folder):
-    code = (
-        "import sys\nsys.modules['altair'] = None\nsys.argv[1:] = ['figures', sys.argv[1]]\n"
-        "from sweep.cli import main\nmain()"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(folder)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (ended.returncode, ended.stderr) == (2, "error: figures: needs altair: pip install 'energyaware[report]'\n")
-
-
-def test_nothing_that_draws_is_loaded_before_figures_are_asked_for():
-    loaded = loaded_by("import analysis.figures")
-    assert "analysis.figures" in loaded
-    assert not {"altair", "vl_convert", "pandas", "torch", "ray"} & loaded
-
-
 def test_files_that_are_merged_while_they_are_read_are_one_line(tmp_path):
     file = tmp_path / "energy.parquet"
     results = many(2)
@@ -400,14 +177,3 @@ def test_files_that_are_merged_while_they_are_read_are_one_line(tmp_path):
     file.unlink()
     with pytest.raises(InputError, match="was changed while it was read: try again"):
         figures(changing, only=["components"])
-
-
-def test_figures_of_several_folders_are_drawn_as_of_one(folder, tmp_path):
-    other = Lab(tmp_path / "other")
-    other.inference("c", energy=0.7, precision="int8", needs=None)
-    other.results()
-    ended = command(folder, other.folder, "-o", tmp_path / "pictures", "--only", "ranking", cwd=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    said = text((tmp_path / "pictures/ranking.svg").read_text())
-    for name in ("fp32", "nf4", "int8"):
-        assert any(name in line for line in said)

@@ -3,12 +3,12 @@
 import math
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from analysis import answer, left_out, ranking
+from analysis import answer, ranking
 from energyaware.errors import InputError
-from tests.analysis.builders import GOOD, Lab
+from tests.analysis.builders import Lab
+from tests.analysis.ranked import accuracy, ranked, reasons
 
 
 @pytest.fixture
@@ -16,20 +16,8 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path / "results")
 
 
-def accuracy(value: float | None) -> dict:
-    return {"root_cause": {"accuracy": value}}
-
-
-def ranked(lab: Lab, **options) -> list[dict]:
-    return ranking(lab.results(), **options).collect().to_dicts()
-
-
 def by_precision(lab: Lab, **options) -> dict[str, dict]:
     return {row["precision"]: row for row in ranked(lab, **options)}
-
-
-def reasons(lab: Lab) -> dict[str, tuple[str, str]]:
-    return {row["stage_id"]: (row["state"], row["reason"]) for row in left_out(lab.results()).collect().to_dicts()}
 
 
 def test_the_score_weighs_energy_against_quality(lab):
@@ -131,69 +119,10 @@ def test_an_empty_ranking_is_empty_and_not_an_error(lab):
     assert answer(lab.results()).notes == ["nothing to rank yet"]
 
 
-@pytest.mark.parametrize(
-    ("quality", "reason"),
-    [
-        ({"root_cause": {"accuracy": 0.5}}, "root_cause.macro_f1 is missing"),
-        ({"root_cause": {}}, "no quality of root_cause"),
-        ({"root_cause": {"accuracy": None, "macro_f1": 0.5}}, "root_cause.accuracy is missing"),
-        ({"root_cause": {"accuracy": math.nan, "macro_f1": 0.5}}, "root_cause.accuracy is NaN, not in [0, 1]"),
-        ({"root_cause": {"accuracy": 1.5, "macro_f1": 0.5}}, "root_cause.accuracy is 1.5, not in [0, 1]"),
-        ({"root_cause": {"accuracy": -0.5, "macro_f1": 0.5}}, "root_cause.accuracy is -0.5, not in [0, 1]"),
-        ({}, "it names no task"),
-    ],
-)
-def test_a_quality_that_is_missing_or_impossible_leaves_the_stage_out(lab, quality, reason):
-    lab.inference("good", needs=None, precision="A", quality={"root_cause": {"accuracy": 0.5, "macro_f1": 0.5}})
-    lab.inference("bad", needs=None, precision="B", quality=quality)
-    assert [row["precision"] for row in ranked(lab)] == ["A"]
-    assert reasons(lab) == {"bad": ("incomplete", reason)}
-
-
-@pytest.mark.parametrize(
-    ("energy", "reason"),
-    [
-        (None, "energy per request is unknown"),
-        (math.nan, "energy per request is NaN J"),
-        (math.inf, "energy per request is inf J"),
-        (-3.0, "energy per request is -3.0 J"),
-        (0.0, "energy per request is 0.0 J"),
-    ],
-)
-def test_an_energy_that_is_unknown_or_impossible_leaves_the_stage_out(lab, energy, reason):
-    lab.inference("good", needs=None, precision="A", energy=2.0)
-    lab.inference("bad", needs=None, precision="B", energy=energy)
-    assert [row["precision"] for row in ranked(lab)] == ["A"]
-    assert reasons(lab) == {"bad": ("incomplete", reason)}
-
-
-def test_an_unknown_energy_of_fine_tuning_leaves_out_all_that_start_from_it(lab):
-    lab.finetune("ft", energy_j=None)
-    lab.inference("a")
-    lab.inference("b", precision="nf4")
-    reason = "energy of fine-tuning is unknown (fine-tuning ft)"
-    assert ranked(lab) == []
-    assert reasons(lab) == {"a": ("incomplete", reason), "b": ("incomplete", reason)}
-
-
 def test_a_base_model_spent_nothing_on_fine_tuning(lab):
     lab.inference("a", needs=None, energy=3.0)
     (row,) = ranked(lab, requests=1)
     assert (row["finetune_energy_j"], row["energy_j_per_request"], row["stage_ids"]) == (0.0, 3.0, ["a"])
-
-
-def test_fine_tuning_that_cannot_be_found_is_not_free(lab):
-    lab.inference("a", precision="A", needs="gone")
-    lab.inference("b", precision="B", needs=None, finetune_method="lora")
-    write_without_needs(lab, "b")
-    assert ranked(lab) == []
-    assert [state for state, _ in reasons(lab).values()] == ["incomplete", "incomplete"]
-
-
-def write_without_needs(lab: Lab, stage_id: str) -> None:
-    """As an older schema would have it."""
-    file = lab.folder / "stages" / "inference" / f"{stage_id}.parquet"
-    pq.write_table(pq.read_table(file).drop_columns("needs"), file)
 
 
 def test_fine_tuning_is_spread_over_the_requests(lab):
@@ -229,13 +158,6 @@ def test_seeds_of_one_configuration_are_one_row_of_means(lab):
     assert row["quality"] == [{"task": "root_cause", "metric": "accuracy", "value": pytest.approx(0.7)}]
 
 
-def test_a_seed_without_quality_is_left_out_and_the_others_are_ranked(lab):
-    lab.inference("i0", seed=0, needs=None)
-    lab.inference("i1", seed=1, needs=None, quality=accuracy(None))
-    assert [row["seeds"] for row in ranked(lab)] == [[0]]
-    assert reasons(lab) == {"i1": ("incomplete", "no quality of root_cause")}
-
-
 def test_other_settings_are_another_configuration(lab):
     lab.inference("a", needs=None, settings='{"batch_size":1,"seed":0}')
     lab.inference("b", needs=None, settings='{"batch_size":8,"seed":0}')
@@ -251,70 +173,6 @@ def test_fine_tunings_with_other_settings_are_another_configuration(lab):
     assert sorted(row["stage_ids"] for row in ranked(lab)) == [["a", "slow"], ["b", "fast"]]
 
 
-def test_simulated_pruning_is_ranked_with_the_energy_of_its_dense_parent(lab):
-    on_cpu = {"device": "cpu", "device_name": "EPYC"}
-    lab.finetune(energy_j=1000.0, **on_cpu)
-    lab.inference("dense", energy=2.0, device="cpu", device_name="Xeon")
-    pruned = {"pruning": "magnitude-50%", "pruning_applied": "after"} | on_cpu
-    lab.inference("pruned", energy=1.0, realisation="simulated", carbon_g_per_kwh=100.0, **pruned)
-    lab.inference("other", energy=1.5, precision="nf4", **on_cpu)
-    rows = {row["stage_ids"][0]: row for row in ranked(lab)}
-    assert rows["pruned"]["energy_from"] == "dense parent"
-    assert rows["pruned"]["energy_j_per_request"] == pytest.approx(2.1)
-    assert rows["pruned"]["own_energy_j_per_request"] == 1.0
-    # 2 J at the parent's 360 g/kWh, 0.1 J at that of the fine-tuning
-    assert rows["pruned"]["carbon_g_per_request"] == pytest.approx(2.1e-4)
-    assert rows["pruned"]["phi"] == rows["dense"]["phi"] == 0.0
-    assert rows["pruned"]["devices"] == ["cpu EPYC", "cpu Xeon"]
-    assert rows["dense"]["energy_from"] == rows["other"]["energy_from"] == "own"
-
-
-def test_simulated_pruning_before_fine_tuning_keeps_its_own_fine_tuning_energy(lab):
-    lab.finetune("ft", energy_j=1000.0)
-    lab.finetune("ft-pruned", energy_j=3000.0, pruning="magnitude-50%", pruning_applied="before")
-    lab.inference("dense", energy=2.0)
-    pruned = {"pruning": "magnitude-50%", "pruning_applied": "before", "realisation": "simulated"}
-    lab.inference("pruned", needs="ft-pruned", energy=1.0, **pruned)
-    rows = {row["stage_ids"][0]: row for row in ranked(lab, requests=1000)}
-    assert rows["pruned"]["energy_from"] == "dense parent"
-    assert rows["pruned"]["energy_j_per_request"] == pytest.approx(2.0 + 3.0)
-
-
-def test_the_dense_parent_may_be_one_that_the_plan_no_longer_asks_for(lab):
-    lab.inference("dense", needs=None, energy=2.0)
-    lab.inference("pruned", needs=None, energy=1.0, pruning="m", pruning_applied="after", realisation="simulated")
-    lab.plan = [row for row in lab.plan if row["stage_id"] != "dense"]
-    (row,) = ranked(lab)
-    assert (row["energy_from"], row["energy_j_per_request"]) == ("dense parent", 2.0)
-
-
-def test_without_a_dense_parent_simulated_pruning_keeps_its_own_energy_and_says_so(lab):
-    lab.inference("dense", needs=None, precision="nf4", energy=2.0)
-    lab.inference("pruned", needs=None, energy=1.0, pruning="m", pruning_applied="after", realisation="simulated")
-    rows = {row["stage_ids"][0]: row for row in ranked(lab)}
-    assert rows["pruned"]["energy_from"] == "own (no dense parent)"
-    assert rows["pruned"]["energy_j_per_request"] == 1.0
-    assert any(note.startswith("** simulated") for note in answer(lab.results()).notes)
-
-
-def test_a_row_with_its_parents_energy_names_the_devices_of_both(lab):
-    lab.inference("dense", needs=None, energy=2.0, device="cpu", device_name="Xeon")
-    pruned = {"pruning": "m", "pruning_applied": "after", "realisation": "simulated"}
-    lab.inference("pruned", needs=None, energy=1.0, device="cpu", device_name="EPYC", **pruned)
-    rows = {row["stage_ids"][0]: row for row in ranked(lab)}
-    assert rows["pruned"]["devices"] == ["cpu EPYC", "cpu Xeon"]
-    assert rows["dense"]["devices"] == ["cpu Xeon"]
-    assert rows["dense"]["mixed_devices"]
-
-
-def test_real_sparsity_keeps_its_own_energy(lab):
-    lab.inference("dense", needs=None, energy=2.0)
-    pruned = {"pruning": "magnitude-2:4", "pruning_applied": "after", "realisation": "semi-structured-kernel"}
-    lab.inference("pruned", needs=None, energy=1.0, **pruned)
-    assert ranked(lab)[0]["energy_from"] == "own"
-    assert ranked(lab)[0]["energy_j_per_request"] == 1.0
-
-
 def test_only_what_the_plan_asks_for_is_compared(lab):
     lab.inference("a", needs=None, precision="A")
     lab.inference("b", needs=None, precision="B")
@@ -322,16 +180,6 @@ def test_only_what_the_plan_asks_for_is_compared(lab):
     assert [row["precision"] for row in ranked(lab)] == ["A"]
     assert reasons(lab) == {}
     assert any("not in the plan" in note for note in answer(lab.results()).notes)
-
-
-def test_without_a_plan_all_that_is_finished_is_compared_and_what_failed_is_left_out(tmp_path):
-    lab = Lab(tmp_path, planned=False)
-    lab.inference("a", needs=None, precision="A")
-    lab.inference("b", needs=None, precision="B", run=False)
-    lab.attempt("b", "failed", reason="no memory")
-    assert [row["precision"] for row in ranked(lab)] == ["A"]
-    (left,) = left_out(lab.results()).collect().to_dicts()
-    assert (left["precision"], left["seed"], left["state"], left["reason"]) == ("B", 0, "failed", "no memory")
 
 
 def test_devices_are_not_mixed_silently(lab):
@@ -369,40 +217,3 @@ def test_the_quality_of_the_attempt_that_finished_counts(lab):
     lab.inference("a", needs=None, attempt=1, quality=accuracy(0.1))
     lab.inference("a", needs=None, attempt=2, quality=accuracy(0.9))
     assert ranked(lab)[0]["rho"] == 0.9
-
-
-def test_left_out_says_what_became_of_each_stage(lab):
-    for name in ("fine", "broken", "cut", "waiting", "impossible"):
-        lab.finetune(name, run=name == "fine")
-        lab.inference(f"of-{name}", needs=name, run=False)
-    for state in ("failed", "diverged", "interrupted"):
-        lab.inference(state, needs="fine", run=False)
-        lab.attempt(state, "failed" if state != "failed" else "interrupted", attempt=1, reason="first")
-        lab.attempt(state, state, attempt=2, reason=f"it {state}")
-    lab.attempt("broken", "diverged", reason="loss is NaN at step 2")
-    lab.attempt("cut", "interrupted", reason="Ctrl-C")
-    lab.inference("tried", needs="broken", run=False)
-    lab.attempt("tried", "failed", reason="before its fine-tuning was run again")
-    lab.attempt("of-fine", "finished")
-    lab.infeasible("impossible", "fp16 on CPU")
-    lab.inference("no", needs="fine", run=False)
-    lab.infeasible("no", "no CUDA")
-    assert reasons(lab) == {
-        "failed": ("failed", "it failed"),
-        "diverged": ("diverged", "it diverged"),
-        "interrupted": ("interrupted", "it interrupted"),
-        "tried": ("failed", "before its fine-tuning was run again"),
-        "of-broken": ("blocked", "its finetune broken diverged: loss is NaN at step 2"),
-        "of-cut": ("pending", "its finetune cut was interrupted: Ctrl-C"),
-        "of-waiting": ("pending", "its finetune waiting has not run yet"),
-        "of-impossible": ("infeasible", "its finetune impossible is infeasible: fp16 on CPU"),
-        "of-fine": ("pending", "attempt 1 ended but its row was not written: it will run again"),
-        "no": ("infeasible", "no CUDA"),
-    }
-
-
-def test_a_finished_stage_is_ranked_even_where_the_plan_calls_it_infeasible_here(lab):
-    lab.inference("a", needs=None, quality=GOOD)
-    lab.infeasible("a", "no CUDA on this machine")
-    assert [row["stage_ids"] for row in ranked(lab)] == [["a"]]
-    assert reasons(lab) == {}

@@ -75,6 +75,13 @@ def test_of_models_their_name_is_said_and_a_revision_only_where_one_model_has_se
     assert names(lab)[3] == "bf16 (mine/Mistral-7B, bbbbbbbb)"
 
 
+def test_revisions_that_are_names_are_said_whole(lab):
+    for number, revision in enumerate(["step1000", "step10000", "step143000"]):
+        model = {"model": "EleutherAI/pythia-70m", "model_revision": revision}
+        lab.inference(f"m{number}", needs=None, energy=1.0 + number, **model)
+    assert names(lab) == ["bf16 (step1000)", "bf16 (step10000)", "bf16 (step143000)"]
+
+
 def test_no_two_labels_are_alike(lab):
     for batch in ("1", "8"):
         lab.inference(f"batch-{batch}", needs=None, settings=f'{{"batch": {batch}}}')

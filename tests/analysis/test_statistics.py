@@ -1,69 +1,25 @@
 """What drives energy and quality, from results folders on."""
 
-import csv
-import io
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 from statsmodels.stats.multitest import multipletests
-from typer.testing import CliRunner
 
-from analysis.statistics import RESPONSES, statistics
-from analysis.statistics.show import as_csv, as_json, as_table
+from analysis.statistics import statistics
+from analysis.statistics.show import as_csv
 from energyaware.errors import InputError
-from sweep.cli_statistics import Asked
-from sweep.options import app
 from tests.analysis.builders import Lab
-from tests.loaded import loaded_by
-
-TRUE = {"fp32": 1.0, "bf16": 0.55, "nf4": 0.42, "none": 1.0, "heads-25%": 0.8, "neurons-50%": 0.65}
-"""Joules of each level as a share of the reference's."""
-
-POINTS = {"fp32": 0.0, "bf16": -0.002, "nf4": -0.03, "none": 0.0, "heads-25%": -0.1, "neurons-50%": -0.07}
-"""Rho of each level, beside the reference's."""
+from tests.analysis.factorial import POINTS, TRUE, effects, factorial, inference, settings
 
 
 @pytest.fixture
 def lab(tmp_path):
     return Lab(tmp_path)
-
-
-def settings(**more):
-    return json.dumps({"batch_size": 8, "sequence_length": 192, "pruning": {"kind": "x"}, **more})
-
-
-def inference(lab, number, precision="fp32", pruning="none", *, rho=0.8, **more):
-    more |= {"pruning_applied": None if pruning == "none" else "after"} if "pruning_applied" not in more else {}
-    quality = {"root_cause": {"accuracy": rho}}
-    more = {"settings": settings(seed=more.get("seed", 0)), **more}
-    return lab.inference(f"i{number}", precision=precision, pruning=pruning, quality=quality, needs=None, **more)
-
-
-def factorial(lab, precisions=("fp32", "bf16", "nf4"), prunings=("none", "heads-25%", "neurons-50%"), seeds=4):
-    """Every combination, with joules and quality that multiply and add up, and a little scatter."""
-    rng = np.random.default_rng(0)
-    for number, (precision, pruning, seed) in enumerate(product(precisions, prunings, range(seeds))):
-        energy = 2.0 * TRUE[precision] * TRUE[pruning] * math.exp(rng.normal(scale=0.03))
-        rho = 0.8 + POINTS[precision] + POINTS[pruning] + rng.normal(scale=0.005)
-        inference(lab, number, precision, pruning, seed=seed, energy=energy, rho=rho)
-
-
-def effects(found, response, level=None):
-    rows = found.effects.filter(pl.col("response") == response).to_dicts()
-    if level is not None:
-        (row,) = [row for row in rows if row["level"] == level]
-        return row
-    return {row["term"]: row for row in rows if row["level"] is None}
 
 
 def test_known_effects_are_found_within_their_intervals(lab):
@@ -335,78 +291,3 @@ def test_an_unknown_response_is_refused(lab):
     inference(lab, 0)
     with pytest.raises(InputError, match="'speed' is not allowed: one of energy, tuning, quality, seconds"):
         statistics(lab.results(), ["speed"])
-
-
-def printed(found, width=80):
-    console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(as_table(found))
-    return console.file.getvalue()
-
-
-def test_hostile_names_of_levels_stay_text(lab):
-    for number, (precision, seed) in enumerate(product(("fp32", "[red]x[/red]\x1b[31m'\"\\+C(y)"), range(3))):
-        inference(lab, number, precision, seed=seed, energy=1.0 + number / 10)
-    found = statistics(lab.results(), ["energy"])
-    text = printed(found, 200)
-    assert "[red]x[/red]\N{REPLACEMENT CHARACTER}[31m'\"\\+C(y) takes" in text
-    assert "\x1b" not in text
-
-
-def test_the_table_fits_80_columns(lab):
-    factorial(lab)
-    text = printed(statistics(lab.results()))
-    assert max(map(len, text.splitlines())) <= 80
-    assert "precision x pruning" in text
-    assert "< 0.0001" in text
-
-
-def test_the_command_prints_json_and_csv(lab):
-    factorial(lab)
-    lab.results()
-    asked = ["statistics", str(lab.folder), "--response", "energy", "--response", "quality"]
-    found = CliRunner().invoke(app, [*asked, "--format", "json"])
-    content = json.loads(found.stdout, parse_constant=pytest.fail)
-    assert content.keys() == {"notes", "effects", "correlations", "assumptions"}
-    assert {row["response"] for row in content["effects"]} == {"energy", "quality"}
-    rows = list(csv.DictReader(io.StringIO(CliRunner().invoke(app, [*asked, "--format", "csv"]).stdout)))
-    assert [row["term"] for row in rows] == [row["term"] for row in content["effects"]]
-    assert CliRunner().invoke(app, ["statistics", str(lab.folder), "--all"]).exit_code == 0
-
-
-WITHOUT = """
-import sys, analysis.statistics
-sys.modules["statsmodels"] = None
-from energyaware.errors import InputError
-try:
-    analysis.statistics.statistics(None)
-except InputError as problem:
-    print(problem)
-"""
-
-
-def test_nothing_heavy_is_loaded_before_it_is_needed():
-    loaded = loaded_by("import analysis.statistics, sweep.cli_statistics")
-    assert "analysis.statistics.answer" in loaded
-    assert not {"ray", "torch", "scipy", "statsmodels", "pandas"} & loaded
-
-
-def test_what_is_missing_is_said_in_one_line():
-    said = subprocess.run(
-        [sys.executable, "-c", WITHOUT],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert said == "statistics: needs statsmodels: pip install 'energyaware[report]'\n"
-
-
-def test_the_command_knows_every_response():
-    assert [one.value for one in Asked] == list(RESPONSES)
-
-
-def test_json_is_strict_where_nothing_can_be_told(lab):
-    inference(lab, 0, energy=1.0)
-    inference(lab, 1, "nf4", energy=2.0)
-    content = json.loads(as_json(statistics(lab.results())), parse_constant=pytest.fail)
-    assert all(row["p"] is None for row in content["effects"])

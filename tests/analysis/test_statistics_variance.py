@@ -7,17 +7,14 @@ from scipy import stats
 from statsmodels.api import OLS
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
-from statsmodels.stats.outliers_influence import OLSInfluence
 
-from analysis.statistics.anova import fit, rows_of
-from analysis.statistics.assumptions import assumption_rows, influence
-from analysis.statistics.design import LEAST_RESIDUAL_DF, design_of
-from analysis.statistics.factors import Factor
+from analysis.statistics.anova import fit
+from analysis.statistics.assumptions import assumption_rows
+from analysis.statistics.design import design_of
 from analysis.statistics.least_squares import LeastSquares
 from analysis.statistics.responses import RESPONSES
 from analysis.statistics.telling import words
-
-RHO, ENERGY = RESPONSES["quality"], RESPONSES["energy"]
+from tests.analysis.fitted import ENERGY, RHO, crossed, factor, fitted, level_rows, levels, term_rows, terms
 
 PLANT_GROWTH = {
     "ctrl": [4.17, 5.58, 5.18, 6.11, 4.50, 4.61, 5.17, 4.53, 5.33, 5.14],
@@ -35,50 +32,6 @@ TOOTH_GROWTH = {
     ("VC", "2"): [23.6, 18.5, 33.9, 25.5, 26.4, 32.5, 26.7, 21.5, 23.3, 29.5],
 }
 """Crampton 1947, The Journal of Nutrition 33, 491-504; R's ToothGrowth."""
-
-
-def factor(name, values):
-    return Factor(name, tuple(sorted({value for value in values if value is not None})), tuple(values))
-
-
-def fitted(values, response=RHO, **factors):
-    design, _ = design_of([factor(name, levels) for name, levels in factors.items()], len(values))
-    return fit(response, design, np.asarray(values, float))
-
-
-def test_a_factor_that_later_ones_leave_nothing_of_says_so():
-    found = fitted([3.0, 3.1, 1.0, 1.2, 1.1, 1.4], precision=list("bbnnnn"), sweep=list("112233"))
-    row = terms(found)["precision"]
-    assert (row["df"], row.get("p"), row["reason"]) == (
-        0,
-        None,
-        "cannot be told apart from the effects of other factors in this design",
-    )
-    assert terms(found)["sweep"]["p"] is not None
-
-
-def term_rows(found):
-    return [row for row in rows_of(found) if "level" not in row]
-
-
-def level_rows(found):
-    return [row for row in rows_of(found) if "level" in row]
-
-
-def terms(found):
-    return {row["term"]: row for row in term_rows(found)}
-
-
-def levels(found):
-    return {(row["term"], row["level"]): row for row in level_rows(found)}
-
-
-def crossed(*sizes, replicates=1):
-    """Levels a0, a1, … of fully crossed factors, as one list per factor."""
-    cells = np.array(list(np.ndindex(*sizes, replicates)))
-    return [[f"{name}{number}" for number in column] for name, column in zip("abcd", cells.T, strict=False)][
-        : len(sizes)
-    ]
 
 
 def by_formula(values, formula, **factors):
@@ -232,72 +185,6 @@ def test_without_an_effect_robust_tests_stay_honest_under_unequal_variances():
     assert np.mean([row["p_robust"] < 0.05 for row in found]) < 0.11
 
 
-def test_interactions_are_taken_as_long_as_enough_residual_degrees_of_freedom_stay():
-    a, b, c = crossed(3, 3, 3)
-    design, notes = design_of([factor("a", a), factor("b", b), factor("c", c)], 27)
-    assert design.terms == (("a",), ("b",), ("c",), ("a", "b"), ("a", "c"), ("b", "c"))  # 27 - 1 - 6 - 12 = 8 are left
-    assert notes == []
-    a, b = crossed(3, 4)
-    design, (note,) = design_of([factor("a", a), factor("b", b)], 12)
-    assert design.terms == (("a",), ("b",))
-    assert f"fewer than {LEAST_RESIDUAL_DF} residual degrees of freedom (there are 6 without them): a x b" in note
-
-
-def test_a_factor_that_varies_together_with_another_is_left_out_and_both_are_named():
-    values = list("xxyyzz")
-    design, (note,) = design_of([factor("a", values), factor("b", [value.upper() for value in values])], 6)
-    assert design.terms == (("a",),)
-    assert note == "b is left out: it varies together with a, and effects named a are those of both"
-
-
-def test_a_factor_that_follows_from_two_others_together_is_left_out():
-    a, b = crossed(2, 2, replicates=3)
-    same = ["same" if first[1] == second[1] else "other" for first, second in zip(a, b, strict=True)]
-    both = [first + second for first, second in zip(a, b, strict=True)]
-    design, notes = design_of([factor("ab", both), factor("same", same)], 12)
-    assert "same is left out: it varies together with ab, and effects named ab are those of both" in notes
-    design, notes = design_of([factor("a", a), factor("b", b), factor("same", same)], 12)
-    assert design.terms == (("a",), ("b",), ("same",))
-    assert any("cannot be told apart from other terms here: a x b, a x same, b x same" in note for note in notes)
-
-
-def test_levels_that_never_part_ways_have_no_effect_of_their_own_and_the_others_do():
-    a = ["x", "x", "x", "y", "y", "y", "z", "z", "z", "x", "y"]
-    b = ["u", "u", "v", "u", "v", "v", "w", "w", "w", "v", "u"]  # z comes with w only, and w with z only
-    found = fitted(np.random.default_rng(8).normal(size=11), a=a, b=b)
-    rows = levels(found)
-    assert rows["a", "y"]["low"] < rows["a", "y"]["high"]
-    assert rows["b", "v"]["low"] < rows["b", "v"]["high"]
-    for lost in (("a", "z"), ("b", "w")):
-        assert rows[lost].keys() & {"effect", "p"} == set()
-        assert "cannot be told apart" in rows[lost]["reason"]
-    assert (terms(found)["a"]["df"], terms(found)["b"]["df"]) == (1, 1)
-    _, notes = design_of([factor("a", a), factor("b", b)], 11)
-    assert "b is told apart from a only in part: some levels never part ways" in notes
-
-
-def test_an_empty_cell_costs_an_interaction_a_degree_of_freedom():
-    a, b = crossed(3, 3, replicates=2)
-    kept = [i for i in range(18) if (a[i], b[i]) != ("a2", "b2")]
-    a, b = [a[i] for i in kept], [b[i] for i in kept]
-    assert terms(fitted(np.random.default_rng(9).normal(size=16), a=a, b=b))["a x b"]["df"] == 3
-
-
-def test_where_a_factor_does_not_apply_its_levels_are_compared_among_the_others():
-    pruning = ["none"] * 4 + ["heads"] * 8
-    applied = [None] * 4 + ["after"] * 4 + ["before"] * 4
-    values = np.array([1.0] * 4 + [2.0] * 4 + [2.5] * 4) + np.tile([-0.01, 0.01], 6)
-    design, notes = design_of(
-        [Factor("pruning", ("none", "heads"), tuple(pruning)), Factor("applied", ("after", "before"), tuple(applied))],
-        12,
-    )
-    rows = levels(fit(RHO, design, values))
-    assert rows["pruning", "heads"]["effect"] == pytest.approx(1.0)
-    assert rows["applied", "before"]["effect"] == pytest.approx(0.5)
-    assert rows["applied", "before"]["n"] == 4
-    assert any("pruning x applied" in note for note in notes)
-
-
 def test_without_residual_degrees_of_freedom_there_are_effects_but_no_p_values():
     found = fitted([1.0, 2.0, 4.0], a=list("xyz"))
     (row,) = term_rows(found)
@@ -335,87 +222,6 @@ def test_a_level_without_scatter_has_no_robust_p_and_says_why():
     (row,) = term_rows(fitted(values, a=list("xxxxyyyyzzzz")))
     assert row["p"] < 0.05
     assert (row["p_robust"], row["reason"]) == (None, "no robust p: a level has no scatter")
-
-
-def checks(found):
-    rows = assumption_rows(found, [f"s{i}" for i in range(found.design.observations)], "seeds share a machine")
-    return {(row["assumption"], row.get("about")): row for row in rows}
-
-
-def test_assumptions_hold_for_normal_scatter_and_are_tested_as_scipy_does():
-    rng = np.random.default_rng(10)
-    values = rng.normal(size=30)
-    found = fitted(values, a=list("xyz") * 10)
-    checked = checks(found)
-    residuals = values - np.tile([values[i::3].mean() for i in range(3)], 10)
-    assert checked["normal residuals", None]["p"] == pytest.approx(stats.shapiro(residuals).pvalue)
-    assert checked["equal variances", "a"]["p"] == pytest.approx(
-        stats.levene(values[0::3], values[1::3], values[2::3], center="median").pvalue
-    )
-    assert [row.get("holds") for row in checked.values()] == [True, True, True, True, None]
-    assert checked["independence", None]["finding"] == "not tested: seeds share a machine"
-
-
-def test_assumptions_that_do_not_hold_are_told():
-    rng = np.random.default_rng(11)
-    a = ["x"] * 20 + ["y"] * 20
-    uneven = checks(fitted(np.where(np.array(a) == "y", 10.0, 1.0) * rng.normal(size=40), a=a))
-    assert uneven["equal variances", "a"]["holds"] is False
-    skewed = checks(fitted(rng.lognormal(sigma=2.0, size=40), a=a))
-    assert skewed["normal residuals", None]["holds"] is False
-    assert skewed["normal residuals", None]["finding"] == "residuals are not normal"
-
-
-def test_normality_is_not_tested_beyond_what_its_test_is_made_for():
-    values = np.random.default_rng(12).normal(size=5002)
-    row = checks(fitted(values, a=["x", "y"] * 2501))["normal residuals", None]
-    assert "p" not in row
-    assert row["finding"] == "not tested: 5002 stages, and the test is made for 3 to 5000"
-
-
-def test_scatter_is_not_compared_where_two_stages_per_level_make_it_equal_by_arithmetic():
-    row = checks(fitted([1.0, 1.5, 2.0, 2.1, 3.0, 3.9], a=list("xxyyzz")))["equal variances", "a"]
-    assert "p" not in row
-    assert row["finding"] == "not tested: fewer than two levels with 3 stages"
-
-
-def test_leverage_distances_and_outliers_are_those_of_statsmodels():
-    rng = np.random.default_rng(13)
-    a, b = rng.choice(list("xyz"), 25), rng.choice(list("uv"), 25)
-    values = rng.normal(size=25)
-    values[7] += 8.0
-    found = fitted(values, a=a, b=b)
-    other = OLSInfluence(found.whole)
-    leverage, cook, outlying = influence(found)
-    assert leverage == pytest.approx(other.hat_matrix_diag)
-    assert cook == pytest.approx(other.cooks_distance[0])
-    p = 2 * stats.t.sf(np.abs(other.resid_studentized_external), found.df_residual - 1)
-    assert (outlying == (p * 25 < 0.05)).all()
-    assert np.flatnonzero(outlying).tolist() == [7]
-    row = checks(found)["no influential stage", None]
-    assert row["holds"] is False
-    assert "s7" in row["finding"]
-
-
-def test_stages_that_the_model_passes_through_are_not_judged():
-    row = checks(fitted([1.0, 1.1, 1.3, 1.2, 2.0], a=list("xxxxy")))["no influential stage", None]
-    assert "1 not judged: the model passes through them" in row["finding"]
-
-
-@pytest.mark.parametrize(
-    ("kept", "balanced", "found"),
-    [
-        (range(12), True, "all 6 combinations of levels were observed, 2 times each"),
-        (range(11), False, "all 6 combinations of levels were observed, 1 to 2 times each"),
-        (range(10), False, "5 of 6 combinations of levels were observed, 2 times each"),
-    ],
-)
-def test_an_unbalanced_design_is_told(kept, balanced, found):
-    a, b = crossed(3, 2, replicates=2)
-    values = np.random.default_rng(14).normal(size=12)
-    row = checks(fitted(values[list(kept)], a=[a[i] for i in kept], b=[b[i] for i in kept]))["balanced design", None]
-    assert row["holds"] is balanced
-    assert row["finding"].startswith(found)
 
 
 def test_a_ratio_near_one_is_not_rounded_to_one():

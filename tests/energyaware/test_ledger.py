@@ -1,116 +1,15 @@
 """Whose joules they are: a ledger over a source whose joules are functions of a clock that the test turns."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energyaware.energy.base import JOULES_PER_KWH, Channel, GpuState, Reading
+from energyaware.energy.base import JOULES_PER_KWH
 from energyaware.energy.baseline import Baseline
 from energyaware.energy.carbon import Factors
-from energyaware.energy.ledger import Ledger
-from energyaware.energy.window import Window
-from energyaware.errors import StageError
-
-CPU = Channel("cpu", None, "scripted", measured=True)
-DRAM = Channel("dram", None, "scripted model", measured=False)
-GPU_A = Channel("gpu", "GPU-a", "scripted counter", measured=True)
-GPU_B = Channel("gpu", "GPU-b", "scripted counter", measured=True)
-WATTS = {CPU: 10.0, DRAM: 2.0, GPU_A: 100.0, GPU_B: 300.0}
-IDLE_W = {CPU: 4.0, DRAM: 2.0, GPU_A: 60.0, GPU_B: 60.0}
-CORES = 8
-
-Joules = Callable[[float], float | None]
-
-
-@dataclass
-class Scripted:
-    """A source: joules of each channel at a time; None is unreadable. A channel that is taken out has vanished."""
-
-    node: "Node"
-    joules: dict[Channel, Joules]
-    prompt: bool = True
-
-    @property
-    def channels(self) -> tuple[Channel, ...]:
-        return tuple(self.joules)
-
-    def read(self, channels: Collection[Channel] | None = None) -> dict[Channel, Reading]:
-        values = {c: joules(self.node.now_s) for c, joules in self.joules.items() if channels is None or c in channels}
-        return {c: Reading(None, "scripted failure") if v is None else Reading(v) for c, v in values.items()}
-
-    def step_s(self, channel: Channel) -> float:
-        return 0.0
-
-    def close(self) -> None: ...
-
-
-@dataclass
-class Node:
-    """A node with 10 W of CPU, 2 W of DRAM, and GPUs of 100 W and 300 W; `used` is CPU time by process id."""
-
-    baseline: Baseline = field(default_factory=lambda: Baseline(IDLE_W))
-    factors: Factors = field(default_factory=lambda: Factors(None, "", 1.0, None, None))
-    now_s: float = 100.0
-    used: dict[int, float] = field(default_factory=dict)
-    others_s: float = 0.0
-    gpus_left_out: int | None = None
-
-    def __post_init__(self) -> None:
-        kept = [channel for channel in WATTS if self.gpus_left_out is None or channel.component != "gpu"]
-        self.source = Scripted(self, {channel: self.power(WATTS[channel]) for channel in kept})
-        common = {"run": "r", "node": "node-1"}
-        self.ledger = Ledger(
-            *(common, [self.source], self, CORES, self.baseline, self.factors, lambda name: f"{name} is odd"),
-            *(self.now_s, self.gpus_left_out),
-        )
-
-    @staticmethod
-    def power(watts: float) -> Joules:
-        return lambda now_s: watts * now_s
-
-    def cpu_time_s(self, pids: Sequence[int]) -> float:
-        return sum(self.used.get(pid, 0.0) for pid in pids)
-
-    def machine_busy_s(self) -> float:
-        return sum(self.used.values()) + self.others_s
-
-    def begin(self, stage="a", pids=(1,), gpus=(), cores=2.0, attempt=1):
-        self.ledger.begin({"stage_id": stage, "attempt": attempt}, pids, gpus, cores, self.now_s)
-
-    def open(self, stage="a", name="train", epoch=1, attempt=1):
-        return self.ledger.open((stage, attempt), Window(name, stage, attempt, epoch), self.now_s)
-
-    def close(self, token, requests=None):
-        self.ledger.close(token, requests, self.now_s)
-
-    def end(self, stage="a", *, attempt=1, kept=True):
-        self.ledger.end((stage, attempt), self.now_s)
-        return self.ledger.rows((stage, attempt), kept=kept)
-
-    def window(self, seconds=10.0, stage="later", **held):
-        """Rows of one window of an attempt of its own."""
-        self.begin(stage, **held)
-        token = self.open(stage)
-        self.now_s += seconds
-        self.close(token)
-        return by_channel(self.end(stage), "train")
-
-    def own(self, window):
-        return by_channel(self.ledger.snapshot()["energy"], window)
-
-
-def by_channel(rows, window):
-    found = {(row["component"], row["device"]): row for row in rows if row["window"] == window}
-    assert len(found) == sum(row["window"] == window for row in rows), "one window, one row a channel"
-    return found
-
-
-def joules(rows):
-    return {key: row["energy_j"] for key, row in rows.items()}
+from tests.energyaware.scripted import CPU, GPU_A, IDLE_W, WATTS, Node, by_channel, joules
 
 
 def test_a_window_gets_the_joules_of_its_time_and_other_what_lies_around_it():
@@ -311,46 +210,6 @@ def test_gpus_that_are_in_no_figure_have_no_rows_and_still_share_out_idle_power(
     assert joules(rows) == pytest.approx({("cpu", None): 40 * 3 / 4, ("dram", None): 20 * 3 / 4})
 
 
-def test_an_attempt_that_begins_twice_began_once():
-    node = Node()
-    for _ in range(2):
-        node.begin(gpus=["GPU-a"])
-        node.now_s += 5
-
-    assert by_channel(node.end(), "other")["gpu", "GPU-a"]["energy_j"] == pytest.approx(1000)
-    node.ledger.tick(node.now_s)
-    assert [row["difference"] for row in node.ledger.snapshot()["nodes"]] == pytest.approx([0, 0, 0, 0])
-
-
-@pytest.mark.parametrize(("first", "second"), ["ab", "ba"])
-def test_an_attempt_that_ends_leaves_its_gpu_to_another_that_holds_it(first, second):
-    node = Node()
-    for stage in "ab":
-        node.begin(stage, gpus=["GPU-a"])
-    node.end(first)
-    node.now_s += 10
-
-    assert by_channel(node.end(second), "other")["gpu", "GPU-a"]["energy_j"] == pytest.approx(1000)
-    assert joules(node.own("idle"))["gpu", "GPU-a"] == 0
-
-
-def test_a_gpu_is_his_who_began_on_it_last_whatever_windows_an_earlier_attempt_still_opens_and_closes():
-    node = Node()
-    node.begin("early", gpus=["GPU-a"])
-    token = node.open("early")
-    node.now_s += 10
-    node.begin("late", gpus=["GPU-a"])
-    node.now_s += 5
-    node.close(token)
-    node.close(node.open("early", "evaluate"))
-    node.now_s += 10
-
-    assert by_channel(node.end("late"), "other")["gpu", "GPU-a"]["energy_j"] == pytest.approx(1500)
-    rows = node.end("early")
-    assert by_channel(rows, "train")["gpu", "GPU-a"]["energy_j"] == pytest.approx(1000)
-    assert by_channel(rows, "evaluate")["gpu", "GPU-a"]["energy_j"] == 0
-
-
 def test_a_clock_that_goes_backwards_gives_null_and_no_negative_time():
     node = Node()
     node.source.joules[CPU] = lambda _: 7.0  # still counting up: only the clock is wrong
@@ -363,44 +222,6 @@ def test_a_clock_that_goes_backwards_gives_null_and_no_negative_time():
     assert row.items() >= {"energy_j": None, "reason": "the clock went backwards", "duration_s": 0}.items()
 
 
-def test_an_attempt_that_ends_with_a_window_open_keeps_its_joules():
-    node = Node()
-    node.begin("a", gpus=["GPU-a"])
-    node.open("a")
-    node.now_s += 6
-    rows = node.end("a", kept=False)
-
-    assert by_channel(rows, "train")["gpu", "GPU-a"].items() >= {"energy_j": pytest.approx(600), "kept": False}.items()
-    assert by_channel(node.ledger.snapshot()["energy"], "train"), "kept until somebody says that they are safe"
-    node.ledger.forget(("a", 1))
-    assert not by_channel(node.ledger.snapshot()["energy"], "train")
-    assert node.end("a") == []
-
-
-def test_windows_of_one_attempt_follow_each_other():
-    node = Node()
-    node.begin()
-    node.open()
-    with pytest.raises(StageError, match="window evaluate opened inside window train"):
-        node.open(name="evaluate")
-    with pytest.raises(StageError, match="does not know this attempt"):
-        node.open("b")
-    with pytest.raises(StageError, match="does not know this window"):
-        node.close(99)
-
-
-def test_progress_shows_what_is_open_and_the_attempts_joules():
-    node = Node()
-    node.begin(gpus=["GPU-a"])
-    node.open()
-    node.now_s += 2
-    node.ledger.tick(node.now_s)
-
-    now = node.ledger.now()
-    assert now["open"] == [("a", 1, "train", 1, 2.0)]
-    assert now["joules"]["a"] > 200
-
-
 def test_carbon_and_cost_follow_the_factors():
     node = Node(factors=Factors(500.0, "a test", 1.5, 0.30, "EUR"))
     row = node.window(36.0, gpus=["GPU-a"])["gpu", "GPU-a"]
@@ -408,79 +229,3 @@ def test_carbon_and_cost_follow_the_factors():
     assert row["energy_j"] == 3600
     assert row["carbon_g"] == pytest.approx(3600 / JOULES_PER_KWH * 500)
     assert row["cost"] == pytest.approx(3600 / JOULES_PER_KWH * 0.30 * 1.5)
-
-
-# -- what is said about a window ---------------------------------------------------------------------------------------
-
-STATE = GpuState(
-    power_w=100, power_limit_w=700, temperature_c=50, clock_sm_mhz=1000, clock_memory_mhz=2000, throttle_reasons=(),
-    pids=(1,), power_integral_j=0.0,
-)  # fmt: skip
-
-
-def seen(first, last, seconds=10.0):
-    """The row of a GPU over a window whose first and last states are these."""
-    node = Node()
-    node.begin(gpus=["GPU-a"])
-    token = node.open()
-    node.ledger.see({"GPU-a": first, "GPU-b": first})
-    node.now_s += seconds
-    node.ledger.see({"GPU-a": last})
-    node.close(token)
-    return by_channel(node.end(), "train")["gpu", "GPU-a"]
-
-
-def changed(**values):
-    from dataclasses import replace
-
-    return replace(STATE, **values)
-
-
-def test_a_window_has_its_gpus_context():
-    row = seen(STATE, changed(temperature_c=61, clock_sm_mhz=1400, power_limit_w=650, power_integral_j=1010.0))
-
-    assert row.items() >= {
-        "power_integral_j": 1010, "power_limit_w": 650, "temperature_c": 61, "clock_sm_mhz": 1200,
-        "clock_memory_mhz": 2000, "throttle_reasons": [], "other_processes": 0, "marks": [],
-    }.items()  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changes", "mark"),
-    [
-        ({"power_limit_w": 90}, "implausible: mean 100 W over the limit of 90 W"),
-        ({"power_integral_j": 1200.0}, "disagrees: counter 1000 J, sampled power 1200 J"),
-        ({"throttle_reasons": ("hw slowdown", "sw thermal")}, "throttled: hw slowdown, sw thermal"),
-        ({"pids": (1, 7, 8)}, "shared: 2 other processes"),
-    ],
-)
-def test_what_speaks_against_a_figure_is_marked(changes, mark):
-    assert seen(STATE, changed(**({"power_integral_j": 1000.0} | changes)))["marks"] == [mark]
-
-
-def test_a_mean_under_idle_power_is_implausible():
-    node = Node(Baseline(IDLE_W | {GPU_A: 200.0}))
-    node.begin(gpus=["GPU-a"])
-    token = node.open()
-    node.now_s += 10
-    node.close(token)
-
-    marks = by_channel(node.end(), "train")["gpu", "GPU-a"]["marks"]
-    assert marks == ["implausible: mean 100 W under idle power, 200 W"]
-
-
-def test_short_windows_are_marked_and_the_time_around_them_is_not():
-    node = Node()
-    node.begin()
-    token = node.open()
-    node.now_s += 4.9
-    node.close(token)
-    rows = node.end()
-
-    assert by_channel(rows, "train")["cpu", None]["marks"] == ["short"]
-    assert by_channel(rows, "other")["cpu", None]["marks"] == []
-
-
-def test_sampled_power_with_a_gap_is_not_held_against_the_counter():
-    row = seen(STATE, changed(power_integral_j=1200.0, power_gaps=1))
-    assert (row["power_integral_j"], row["marks"]) == (None, [])

@@ -9,8 +9,8 @@ import pytest
 
 from energyaware.energy.nvml import NvmlSource
 from tests.nvml.clock import now_s, restart, start_s, wait_until
-from tests.nvml.plugin import Simulated
 from tests.nvml.scenario import Constant, Gpu, Ramp, Scenario
+from tests.nvml.simulated import Simulated
 
 pytest_plugins = "tests.nvml.plugin"
 

@@ -1,11 +1,7 @@
-"""Structured pruning: what goes, that nothing else changes, and that what is left is an ordinary model."""
+"""Structured pruning: what goes, that nothing else changes, and what is refused."""
 
 import copy
 import dataclasses
-import json
-import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,82 +13,8 @@ from energyaware.pruning import PRUNERS
 from energyaware.pruning.structured import structures, verify_structures
 from energyaware.pruning.structured.neurons import _for_kernels
 from energyaware.spec import Pruning
-from tests.energyaware.structured_models import (
-    CASES,
-    CONFIGS,
-    batches,
-    blocks_of,
-    build,
-    logits,
-    modules_of,
-    pruned,
-    share,
-    unpadded,
-    writers,
-)
-
-RELOAD = """
-import json, sys, bitsandbytes, torch, transformers
-from transformers import BitsAndBytesConfig
-
-def quantised(kind):
-    if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-
-def values(layer):
-    if type(layer).__name__ == "Linear4bit":
-        return bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    return layer.weight.data.float() * layer.weight.SCB[:, None] / 127
-
-report = {}
-for folder in sys.argv[1:]:
-    asked = torch.load(f"{folder}/asked.pt")
-    load = getattr(transformers, asked["class"]).from_pretrained
-    model = load(folder).eval()
-    with torch.no_grad():
-        difference = float((model(**asked["batch"]).logits - asked["logits"]).abs().max())
-    report[folder] = {"difference": difference, "tokens": {}, "quantised": {}}
-    for cache in (True, False):
-        tokens = model.generate(asked["prompt"], max_new_tokens=10, do_sample=False, use_cache=cache)
-        report[folder]["tokens"][str(cache)] = tokens.tolist()
-    for kind in ("int8", "nf4"):
-        small = load(folder, quantization_config=quantised(kind), dtype=torch.float32, device_map={"": "cpu"}).eval()
-        for module in small.modules():
-            if type(module).__name__ == "Linear4bit":
-                module.support_avx512bf16_for_cpu = False
-        plain, errors = dict(model.named_modules()), []
-        for name, module in small.named_modules():
-            if type(module).__name__ in ("Linear4bit", "Linear8bitLt"):
-                weight = plain[name].weight.data
-                weight = weight.T if type(plain[name]).__name__ == "Conv1D" else weight
-                errors.append(float((values(module) - weight).norm() / weight.norm()))
-        with torch.no_grad():
-            finite = bool(small(**asked["batch"]).logits.isfinite().all())
-        report[folder]["quantised"][kind] = {"layers": len(errors), "error": max(errors, default=0), "finite": finite}
-assert not [name for name in sys.modules if name.partition(".")[0] == "energyaware"]
-print(json.dumps(report))
-"""
-"""What someone does who has transformers and our folder, and nothing else of ours."""
-
-
-def cases(*kinds):
-    return [pytest.param(*case, id="-".join(case)) for case in CASES if not kinds or case[1] in kinds]
-
-
-def generated(model, **how):
-    prompt = torch.randint(2, 90, (1, 9), generator=torch.Generator().manual_seed(3))
-    return model.generate(prompt, max_new_tokens=10, do_sample=False, **how)
-
-
-def kept_outputs(whole, part):
-    """Which outputs of a linear layer a smaller one computes, found by their weights."""
-    rows, remaining = weight_matrix(whole), weight_matrix(part)
-    found = (rows[:, None, :] == remaining[None, :, :]).all(-1)
-    assert (found.sum(0) == 1).all(), "a row that stays was changed, or is there twice"
-    indices = found.nonzero()[:, 0]
-    assert len(indices) == len(remaining)
-    return indices
+from tests.energyaware.structured_cases import cases, kept_outputs
+from tests.energyaware.structured_models import CONFIGS, batches, build, logits, modules_of, pruned, share, writers
 
 
 def silence(layer, columns):
@@ -171,150 +93,6 @@ def test_neurons_that_stay_are_a_width_for_matrix_kernels(share, count, kept):
 
 
 @pytest.mark.parametrize(("name", "pruner"), cases())
-def test_generation_with_a_cache_is_generation_without_one_before_saving(name, pruner):
-    _, small, _ = pruned(name, pruner)
-    assert generated(small, use_cache=True).tolist() == generated(small, use_cache=False).tolist()
-
-
-@pytest.fixture(scope="module")
-def reloaded(tmp_path_factory):
-    """By case: what a fresh process without our code found in the saved folder."""
-    folders = {}
-    for name, pruner in CASES:
-        _, small, _ = pruned(name, pruner)
-        folder = folders[name, pruner] = tmp_path_factory.mktemp("saved")
-        small.save_pretrained(folder)
-        batch = batches(small, lengths=((12, 12),), answers=((7, 7),))[0]
-        with torch.no_grad():
-            asked = {"class": type(small).__name__, "batch": batch, "logits": small(**batch).logits}
-        prompt = torch.randint(2, 90, (1, 9), generator=torch.Generator().manual_seed(3))
-        torch.save(asked | {"prompt": prompt}, folder / "asked.pt")
-    command = [sys.executable, "-c", RELOAD, *map(str, folders.values())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path_factory.getbasetemp())
-    assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads(done.stdout.splitlines()[-1])
-    return {case: report[str(folder)] for case, folder in folders.items()}
-
-
-@pytest.mark.parametrize(("name", "pruner"), cases())
-def test_plain_transformers_reloads_the_same_model(reloaded, name, pruner):
-    found = reloaded[name, pruner]
-    assert found["difference"] < 1e-4 * max(1.0, float(logits(pruned(name, pruner)[1]).abs().max()))
-    expected = generated(pruned(name, pruner)[1], use_cache=True).tolist()
-    assert found["tokens"] == {"True": expected, "False": expected}
-
-
-@pytest.mark.parametrize(("name", "pruner"), cases())
-def test_the_smaller_model_can_be_quantised(reloaded, name, pruner):
-    for kind, error in (("int8", 0.02), ("nf4", 0.15)):
-        found = reloaded[name, pruner]["quantised"][kind]
-        # bitsandbytes leaves Falcon's subclass of nn.Linear alone in plain transformers.
-        assert (found["layers"] == 0) == name.startswith("falcon")
-        assert (found["error"] == 0) == name.startswith("falcon")
-        assert found["error"] < error
-        assert found["finite"]
-
-
-@pytest.mark.parametrize(("name", "pruner"), cases("neurons", "heads"))
-def test_the_structures_that_stay_are_those_of_a_plain_float64_reference(name, pruner):
-    dense, small, _ = pruned(name, pruner)
-    family = family_of(dense.config)
-    shape = family.feed_forward if pruner == "neurons" else family.attention
-    scores = reference_scores(dense, shape, (shape.module,) if pruner == "neurons" else shape.modules)
-    size = 1 if pruner == "neurons" else structures(dense.config)[shape.unit]
-    for kind, found in scores.items():
-        layer_scores = [score if pruner == "neurons" else score.view(size, -1).sum(1) for score in found]
-        for stack in stacks_of(dense, kind):
-            of_stack = [layer_scores[index] for index in stack]
-            if kind == "SelfAttention":  # T5: one table of position biases for the stack
-                of_stack = [sum(score / score.sum() for score in of_stack)] * len(of_stack)
-            for index, score in zip(stack, of_stack, strict=True):
-                whole, part = modules_of(dense, kind)[index], modules_of(small, kind)[index]
-                into = next(n for n in shape.into if hasattr(whole, n)) if pruner == "neurons" else shape.key
-                rows = kept_outputs(getattr(whole, into), getattr(part, into))
-                width = 1 if pruner == "neurons" else getattr(dense.config, shape.head_dim)
-                chosen = sorted(set((rows // width).tolist()))
-                assert chosen == sorted(score.topk(len(chosen)).indices.tolist())
-
-
-def reference_scores(dense, shape, kinds):
-    """By kind of module, for each in order: the score of every column, written out, one unpadded example at a time."""
-    model, inputs = copy.deepcopy(dense).double(), {}
-    layers = {(kind, i): getattr(m, shape.out) for kind in kinds for i, m in enumerate(modules_of(model, kind))}
-    for key, layer in layers.items():
-        layer.register_forward_pre_hook(lambda _, x, key=key: inputs.setdefault(key, []).append(x[0][0]))
-    with torch.no_grad():
-        for example in unpadded(batches(dense)):
-            model(**example)
-    scores = {kind: [] for kind in kinds}
-    for (kind, index), layer in layers.items():
-        tokens, weight = torch.cat(inputs[kind, index]), weight_matrix(layer)
-        scores[kind].append(
-            torch.tensor(
-                [
-                    math.sqrt(sum(x * x for x in column)) * sum(abs(w) for w in outputs)
-                    for column, outputs in zip(tokens.T.tolist(), weight.T.tolist(), strict=True)
-                ],
-                dtype=torch.float64,
-            )
-        )
-    return scores
-
-
-def stacks_of(model, kind):
-    """Indices into modules_of(model, kind), by stack."""
-    start, groups = 0, []
-    for path in family_of(model.config).stacks:
-        count = len(modules_of(model.get_submodule(path), kind))
-        groups.append(range(start, start + count))
-        start += count
-    return groups
-
-
-@pytest.mark.parametrize(("name", "pruner"), cases("layers"))
-def test_the_blocks_that_stay_are_those_of_a_plain_float64_reference(name, pruner):
-    dense, small, removed = pruned(name, pruner)
-    model, seen = copy.deepcopy(dense).double(), {}
-
-    def note(index, inputs, named, output):
-        before = inputs[0] if inputs else named["hidden_states"]
-        after = output[0] if isinstance(output, tuple) else output
-        seen.setdefault(index, []).extend(zip(before[0].tolist(), after[0].tolist(), strict=True))
-
-    for index, block in enumerate(blocks_of(model)):
-        block.register_forward_hook(lambda _, i, n, o, index=index: note(index, i, n, o), with_kwargs=True)
-    with torch.no_grad():
-        for example in unpadded(batches(dense)):
-            model(**example)
-
-    def influence(pairs):
-        cosines = [
-            sum(x * y for x, y in zip(before, after, strict=True)) / (math.hypot(*before) * math.hypot(*after))
-            for before, after in pairs
-        ]
-        return 1 - sum(cosines) / len(cosines)
-
-    start = 0
-    for path, (gone, of) in zip(family_of(dense.config).stacks, removed.values(), strict=True):
-        scores = [influence(seen[index]) for index in range(start, start + of)]
-        movable = range(1 if dense.config.is_encoder_decoder else 0, of)
-        lost = sorted(movable, key=lambda index: scores[index])[:gone]
-        stays = [block for index, block in enumerate(dense.get_submodule(path)) if index not in lost]
-        for whole, part in zip(stays, small.get_submodule(path), strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), part.parameters(), strict=True))
-        start += of
-
-
-@pytest.mark.parametrize(("name", "pruner"), cases())
-def test_the_same_calibration_removes_the_same_whatever_the_seed(name, pruner):
-    dense, small, _ = pruned(name, pruner)
-    again = copy.deepcopy(dense)
-    PRUNERS[pruner].prune(again, Pruning(pruner, share(name, pruner), "structured"), batches(again), seed=99)
-    assert all(torch.equal(value, small.state_dict()[key]) for key, value in again.state_dict().items())
-    assert structures(again.config) == structures(small.config)
-
-
-@pytest.mark.parametrize(("name", "pruner"), cases())
 def test_the_smaller_model_trains_and_tied_weights_stay_tied(name, pruner):
     dense, small, removed = pruned(name, pruner)
     model = copy.deepcopy(small).train()
@@ -334,35 +112,6 @@ def test_the_smaller_model_trains_and_tied_weights_stay_tied(name, pruner):
         losses.append(loss.item())
     assert losses[1] < losses[0]
     verify_structures(model, removed)
-
-
-@pytest.mark.parametrize("kind", ["none", "int8", "nf4"])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
-def test_a_reloaded_model_is_checked_in_any_precision_and_with_an_adapter(name, kind, tmp_path):
-    from peft import LoraConfig, get_peft_model
-    from transformers import BitsAndBytesConfig
-
-    dense, small, removed = pruned(name, "neurons")
-    settings = {"int8": {"load_in_8bit": True}, "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
-
-    def load(model, folder):
-        model.save_pretrained(folder)
-        quantisation = {"quantization_config": BitsAndBytesConfig(**settings[kind])} if kind != "none" else {}
-        return type(model).from_pretrained(folder, device_map={"": "cpu"}, **quantisation)
-
-    whole = load(dense, tmp_path / "dense")
-    with pytest.raises(AuditError, match="neurons were removed"):
-        verify_structures(whole, removed)
-    setattr(whole.config, family_of(whole.config).feed_forward.width, structures(small.config)["neurons"])
-    with pytest.raises(AuditError, match=r"not as wide as the config says: .*mlp|DenseReluDense"):
-        verify_structures(whole, removed)
-
-    model = load(small, tmp_path / "small")
-    verify_structures(model, removed)
-    shape = family_of(small.config).feed_forward
-    targets = [name for name in (*shape.into, shape.out) if any(n.endswith(name) for n, _ in model.named_modules())]
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets, fan_in_fan_out=name == "gpt2"))
-    verify_structures(adapted, removed)
 
 
 def test_lists_with_an_entry_for_each_block_lose_those_of_the_removed_ones():

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,7 @@ def test_rouge_l_worked_by_hand():
         ("光纤在端口后断裂 请派出接续队", "请更换电源模块并重新启动设备"),
         ("ケーブルを交換してください。", "ルーターを再起動してください。"),
         ("αντικαταστήστε το καλώδιο στη θύρα 3", "επανεκκινήστε τον δρομολογητή 3"),
+        ("फ़ाइल की जाँच दिन में करें", "फ़ाइल का जाँच दान में करें"),
     ],
 )
 def test_answers_in_any_script_are_compared_by_their_words(right, other):
@@ -130,6 +132,12 @@ def test_answers_in_any_script_are_compared_by_their_words(right, other):
     assert same == {"rouge_l": pytest.approx(1.0), "bleu": pytest.approx(1.0)}
     assert 0 < differs["rouge_l"] < 0.7
     assert differs["bleu"] < 0.7
+
+
+def test_letters_with_their_accents_are_the_same_however_they_are_encoded():
+    composed, apart = (unicodedata.normalize(form, "Vérifiez le réseau à Ōtsu") for form in ("NFC", "NFD"))
+    scores = TASKS["response"].score([apart], [composed])
+    assert {name: score.value for name, score in scores.items()} == pytest.approx({"rouge_l": 1.0, "bleu": 1.0})
 
 
 def test_ascii_words_are_those_of_rouge_score():
