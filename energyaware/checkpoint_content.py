@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,9 @@ from deepspeed.utils.tensor_fragment import fragment_address
 
 ALLOWED: Final = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
 """Classes beside tensors and plain values that DeepSpeed's state is made of. A file that names any other is refused."""
+
+_SYSTEM_CALL: Final = re.compile(r"unable to (open|stat|mmap) .*\((?P<code>\d+)\)$")
+"""What torch says, in an error of another class, where the system did not let it map a file."""
 
 
 def prepare(engine: Any) -> None:
@@ -81,7 +85,10 @@ def problem_of(folder: Path, files: Mapping[str, int]) -> str | None:
         except (OSError, MemoryError):
             raise
         except Exception as error:  # whatever a file of somebody else's makes of its reader
-            return f"{name} is not what was written: {next(iter(str(error).splitlines()), type(error).__name__)}"
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            if system := _SYSTEM_CALL.match(said):
+                raise OSError(int(system["code"]), said) from None
+            return f"{name} is not what was written: {said}"
     return None
 
 

@@ -153,8 +153,11 @@ class _Desk:
         return [text.strip() for text in self._tokenizer.batch_decode(ended, skip_special_tokens=True)]
 
     def _look(self, logits: Tensor) -> None:
-        """Note on the device whether any is no number: asking at once would make it wait at every token."""
-        self._broken = logits.isnan().any() | self._broken
+        """Note on the device whether any is no number, or too large for one: what is left out of an answer is -inf.
+
+        Asking at once would make the device wait at every token.
+        """
+        self._broken = (logits.isnan() | logits.isposinf()).any() | self._broken
 
     def prompt_lengths(self) -> list[int]:
         """Tokens of each prompt of the test split, as the model reads it."""

@@ -127,11 +127,11 @@ def _scored_at_once(model: Any, prompts: Prefilled, labels: Sequence[Sequence[in
     count, longest = len(labels), max(len(label) for label in labels)
     device, batch = prompts.logits.device, len(prompts.logits)
     ids = torch.zeros((count, longest), dtype=torch.int64)
-    present = torch.zeros((count, longest), dtype=torch.int64)
+    padding = torch.ones((count, longest), dtype=torch.bool)
     for row, label in enumerate(labels):
         ids[row, : len(label)] = torch.tensor(label)
-        present[row, : len(label)] = 1
-    ids, present = ids.to(device), present.to(device)
+        padding[row, : len(label)] = False
+    ids, padding = ids.to(device), padding.to(device)
 
     first = log_softmax(prompts.logits, -1)[:, ids[:, 0]]
     if longest == 1:
@@ -141,7 +141,8 @@ def _scored_at_once(model: Any, prompts: Prefilled, labels: Sequence[Sequence[in
     # Padding at the end of a label needs no mask: nothing before it attends to it, and its own logits are left out.
     logits = _read_on(model, _repeated(prompts, count), cache, ids[:, :-1].repeat(batch, 1), 0).float()
     following = ids[:, 1:].repeat(batch, 1).unsqueeze(-1)
-    rest = log_softmax(logits, -1).gather(-1, following).squeeze(-1) * present[:, 1:].repeat(batch, 1)
+    rest = log_softmax(logits, -1).gather(-1, following).squeeze(-1)
+    rest = rest.masked_fill(padding[:, 1:].repeat(batch, 1), 0.0)  # which may be -inf there
     return first + rest.sum(-1).view(batch, count)
 
 

@@ -65,16 +65,19 @@ def check(
 def _asked(file: Path | None, results: str | None, address: str) -> Asked:
     from energyaware.energy.base import MeterSettings
     from energyaware.store import Store
+    from sweep.needs import refuse_unmetered
     from sweep.plan import make_plan
     from sweep.preflight import Asked
-    from sweep.runner import resolve_hardware
+    from sweep.runner import gpus_per_worker, resolve_hardware
     from sweep.sweep_file import load
 
     if file is None:
         store = Store(results) if results else None
         return Asked((), store, MeterSettings().components)
     sweep = load(file)
-    stages = make_plan(sweep, resolve_hardware(sweep, address)).minus(())
+    hardware = resolve_hardware(sweep, address)
+    refuse_unmetered(sweep.energy.components, gpus_per_worker(sweep, hardware.device), file)
+    stages = make_plan(sweep, hardware).minus(())
     store = Store(results or sweep.results)
     specs = [stage.spec for stage in stages]
     alone = sweep.resources.exclusive != "none"

@@ -31,19 +31,20 @@ class NodeMeter:
 
     def __init__(self, post: Post, settings: MeterSettings) -> None:
         self._post, self._settings = post, settings
-        self._started = threading.Event()
+        self._starting, self._started = threading.Lock(), threading.Event()
         self._problem: Exception | None = None
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self.start()
 
     def start(self) -> None:
         """Find the sources and read idle power. Apart, for Ray hides what a constructor raises."""
-        if not self._started.is_set():  # the successor of one that was killed has started by itself
-            try:
-                self._own = NodeService(self._post, self._settings)
-            except Exception as problem:
-                self._problem = problem
-            self._started.set()
+        with self._starting:  # asked again where an answer was lost on its way
+            if not self._started.is_set():  # the successor of one that was killed has started by itself
+                try:
+                    self._own = NodeService(self._post, self._settings)
+                except Exception as problem:
+                    self._problem = problem
+                self._started.set()
         if self._problem is not None:
             raise self._problem
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.node import Node, lowest
+from energyaware.energy.base import Component
 from energyaware.errors import InputError, few
 from energyaware.precision import Hardware
 from energyaware.spec import StageSpec
@@ -84,6 +85,17 @@ def refuse_idle_gpus(resources: Resources, device: str, nodes: Sequence[Node], s
     if resources.device == "auto" and device == "cpu" and with_gpus:
         problem = f"auto took cpu, as this machine has no NVIDIA GPU, but {few(with_gpus)} have some: give cuda or cpu"
         raise InputError(source, "resources.device", problem)
+
+
+def refuse_unmetered(components: Sequence[Component], gpus_per_worker: int, source: Any) -> None:
+    """Stages of which nothing would be metered: GPUs alone count, and they hold none.
+
+    Raises:
+        InputError: it is so.
+    """
+    if set(components) == {"gpu"} and not gpus_per_worker:
+        problem = "gpu alone is for stages that hold GPUs: add cpu or dram, or give device cuda or gpus_per_worker: 1"
+        raise InputError(source, "energy.components", problem)
 
 
 def refused_by_machines(

@@ -209,6 +209,9 @@ class NodeMeters:
             except ray.exceptions.RayTaskError as problem:
                 why = one_line(problem.cause)
                 self._refused.append(f"{self.name_of(node_id)} gets no stage: its meter cannot start: {why}")
+            except ray.exceptions.ActorDiedError:
+                if node_id in self._known:
+                    self._refused.append(f"{self.name_of(node_id)} gets no stage: its meter died again and again")
             except ray.exceptions.RayError:
                 if node_id in self._known:  # Ray starts it anew
                     self._starting[self._meters[node_id].actor.start.remote()] = node_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -58,12 +59,15 @@ def _may_be(place: Any) -> Any:
     for each in [place] if isinstance(place, str) else place or []:
         try:
             Path(each).stat()
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue  # what that means for it, each command says
         except OSError as problem:
-            raise InputError(f"{each[:_SHOWN]}…" if len(each) > _SHOWN else each, "", f"{problem.strerror}") from None
+            if problem.errno in _NO_NAME:
+                name = f"{each[:_SHOWN]}…" if len(each) > _SHOWN else each
+                raise InputError(name, "", f"{problem.strerror}") from None
     return place
 
+
+_NO_NAME: Final = (errno.ENAMETOOLONG, errno.ELOOP)
+"""Of a folder. What anything else means, such as storage that is away, each command says."""
 
 _SHOWN: Final = 100
 """Letters of a name that cannot be right."""
@@ -155,4 +159,6 @@ def console(*, stderr: bool = False, steady: bool = False) -> Console:
 
     from sweep.steady import Steady
 
-    return Console(file=cast(TextIO, Steady(sys.stderr))) if steady else Console(stderr=stderr)
+    if steady and sys.stderr is not None:  # which it is where the shell closed it
+        return Console(file=cast(TextIO, Steady(sys.stderr)))
+    return Console(stderr=stderr or steady)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from cluster.node_report import size_of
@@ -61,10 +61,9 @@ def preflight(setting: Setting, console: Console, *, refuse_shared_gpus: bool = 
     Only the GPUs' meters are tried: those of the nodes start next, and refuse a node of which nothing else is read.
 
     Raises:
-        InputError: stages could not run on some node, or their results could not be compared or would have no joules.
+        InputError: stages could not run on some node, or their results could not be compared.
     """
     sweep, here = setting.sweep, setting.address == "local"
-    refuse_unmetered(sweep.energy.components, setting.gpus_per_worker, setting.source)
     asked = Asked(
         [stage.spec for stage in setting.left.stages],
         setting.store,
@@ -82,17 +81,6 @@ def preflight(setting: Setting, console: Console, *, refuse_shared_gpus: bool = 
         others = f" (and {len(refusing) - 1} more, above)" if refusing[1:] else ""
         raise InputError("--address", setting.address, refusing[0].line + others)
     return found.reports
-
-
-def refuse_unmetered(components: Sequence[Component], gpus_per_worker: int, source: Any) -> None:
-    """Stages of which nothing would be metered: GPUs alone count, and they hold none.
-
-    Raises:
-        InputError: it is so.
-    """
-    if set(components) == {"gpu"} and not gpus_per_worker:
-        problem = "gpu alone is for stages that hold GPUs: add cpu or dram, or give device cuda or gpus_per_worker: 1"
-        raise InputError(source, "energy.components", problem)
 
 
 def look(asked: Asked, *, here: bool, answer_s: float = ANSWER_S) -> Findings:

@@ -26,7 +26,7 @@ from sweep.extra import require_run_extra
 from sweep.funnel import left_of_rounds
 from sweep.grid import calibration_of, data_ref
 from sweep.left import Left, Wish, idle_rows
-from sweep.needs import refused_by_machines, settle
+from sweep.needs import refuse_unmetered, refused_by_machines, settle
 from sweep.plan import Plan, make_plan
 from sweep.recover import forget_checkpoints, take_over
 from sweep.sweep_file import dump
@@ -69,8 +69,10 @@ def check(sweep: Sweep, plan: Plan, device: Device, address: str, source: Any) -
     """Refuse before anything starts what cannot work.
 
     Raises:
-        InputError: data that cannot be used, libraries that this machine lacks, or no stage fits on it.
+        InputError: data that cannot be used, libraries that this machine lacks, no stage fits on it, or would have
+            no joules.
     """
+    refuse_unmetered(sweep.energy.components, gpus_per_worker(sweep, device), source)
     load_splits(data_ref(sweep), sweep.tasks)
     if (texts := calibration_of(sweep).data) is not None:
         load_texts(texts)

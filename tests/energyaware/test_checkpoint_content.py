@@ -2,8 +2,13 @@
 
 import errno
 import json
+import os
 import pickle
 import random
+import resource
+import subprocess
+import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -14,6 +19,8 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
 from energyaware.checkpoint_content import ALLOWED, load_data, problem_of, random_states, restore_random_states
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
@@ -81,6 +88,29 @@ def test_what_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch, er
     monkeypatch.setattr("energyaware.checkpoint_content.load_data", Mock(side_effect=error))
     with pytest.raises(type(error)):
         problem_of(tmp_path, {path.name: path.stat().st_size})
+
+
+def with_no_file_to_spare():
+    """Tries a checkpoint that is whole in a process that may open one file more."""
+    torch.save({"a": torch.zeros(3)}, "state.pt")
+    size = Path("state.pt").stat().st_size
+    assert problem_of(Path(), {"state.pt": size}) is None
+    free = os.open(os.devnull, os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, free + 1))
+    os.close(free)
+    try:
+        problem_of(Path(), {"state.pt": size})
+    except OSError as problem:
+        print(problem)
+
+
+def test_what_torch_cannot_map_now_is_not_called_damaged(tmp_path):
+    code = f"from {__name__} import with_no_file_to_spare as f; f()"
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "Too many open files" in told.stdout
 
 
 def test_an_error_without_words_is_named_by_its_kind(tmp_path, monkeypatch):

@@ -65,13 +65,22 @@ def test_logits_that_are_no_numbers_have_no_quality_on_any_rank(evaluate, model,
         evaluate(task, load_model(ref, PRECISIONS["fp32"], "cpu").eval(), 1, examples=1)
 
 
-def test_logits_that_are_no_numbers_after_the_prompt_alone_are_noticed(evaluate, model, task):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_after_the_prompt_alone_are_noticed(evaluate, model, task, value):
     def break_answers(module, arguments, output):
         if seen:
-            output.logits.fill_(float("nan"))
+            output.logits.fill_(value)
         seen.append(1)
 
     seen = []
     model.register_forward_hook(break_answers)
     with pytest.raises(Diverged, match=f"{task}: the model's logits are no numbers"):
         evaluate(task, model, 0, examples=1)
+
+
+def test_tokens_that_a_model_rules_out_are_no_broken_logits(evaluate, model, task):
+    def rule_out(module, arguments, output):
+        output.logits[..., 0] = float("-inf")
+
+    model.register_forward_hook(rule_out)
+    assert all(0 <= row["value"] <= 1 for row in evaluate(task, model, 0, examples=1))

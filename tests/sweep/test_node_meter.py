@@ -22,7 +22,7 @@ from rich.console import Console
 from cluster.connect import join
 from cluster.gang import Gang, WorkerResources
 from energyaware.energy.base import JOULES_PER_KWH, MeterSettings
-from energyaware.energy.service import Post
+from energyaware.energy.service import NodeService, Post
 from energyaware.energy.windows import GangMeter
 from energyaware.errors import InputError, StageError, StorageError
 from energyaware.store import Store
@@ -249,6 +249,31 @@ def test_whoever_asks_a_meter_that_cannot_start_hears_at_once_why(monkeypatch):
     for ask in (meter.start, meter.now, meter.start):
         with pytest.raises(InputError, match=r"^energy\.country: "):
             ask()
+
+
+def test_a_meter_that_is_asked_to_start_while_it_starts_is_one(monkeypatch):
+    made = []
+
+    def init(service, *_):
+        time.sleep(0.5)
+        made.append(service)
+
+    monkeypatch.setattr(NodeService, "__init__", init)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(was_current_actor_reconstructed=False))
+    meter = meter_actor.NodeMeter.__ray_metadata__.modified_class(Post("new", "run", "sweep", None), MeterSettings())
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda _: meter.start(), range(2))) == [None, None]
+    assert len(made) == 1
+
+
+def test_a_node_whose_meter_does_not_come_back_is_told_of(machine):
+    with idling(30) as meters:
+        meters.watch()
+        until(meters.all)
+        (meter,) = meters.all()
+        ray.kill(meter.actor)
+        until(meters.refused)
+    assert meters.refused() == [f"{socket.gethostname()} gets no stage: its meter died again and again"]
 
 
 @dataclass(frozen=True)

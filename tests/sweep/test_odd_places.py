@@ -1,8 +1,13 @@
 """Results folders whose names cannot be right."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from sweep.cli import main
+from sweep.options import _may_be
 
 
 @pytest.mark.parametrize(
@@ -25,3 +30,12 @@ def test_what_can_be_no_folder_is_one_line(tmp_path, monkeypatch, capsys, comman
     with pytest.raises(SystemExit) as ended:
         main()
     assert (ended.value.code, capsys.readouterr().err) == (2, f"error: {why}\n")
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EACCES, errno.ENOENT])
+def test_storage_that_is_away_may_come_back(monkeypatch, code):
+    def away(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "stat", away)
+    assert _may_be(["/shared/sweep"]) == ["/shared/sweep"]

@@ -20,10 +20,12 @@ from energyaware.store import Store
 from energyaware.versions import versions
 from sweep import node_probe
 from sweep.checkpoint_size import BYTES_PER_WEIGHT, checkpoints_bytes, trained_weights
+from sweep.cli import main
+from sweep.needs import refuse_unmetered
 from sweep.node_probe import meet
 from sweep.node_problems import Launcher, disk_problems, problems_of
 from sweep.plan import make_plan
-from sweep.preflight import meeting_at, paths_of, refuse_unmetered
+from sweep.preflight import meeting_at, paths_of
 from sweep.runner import resolve_hardware
 from sweep.sweep_file import load
 from tests.own_data import COLUMNS, save_tickets
@@ -214,6 +216,17 @@ def test_stages_of_which_nothing_would_be_metered_are_refused():
         refuse_unmetered(("gpu",), 0, "mine.yaml")
     refuse_unmetered(("gpu",), 1, "mine.yaml")
     refuse_unmetered(("gpu", "dram"), 0, "mine.yaml")
+
+
+@pytest.mark.parametrize("command", ["run", "cluster check"])
+def test_they_are_refused_before_anything_starts(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text("precisions: [bf16]\nresources: {device: cpu}\nenergy: {components: gpu}")
+    monkeypatch.setattr("sys.argv", ["energyaware", *command.split(), "s.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: s.yaml: energy.components: gpu alone is for stages that hold ")
 
 
 def test_room_for_checkpoints_is_looked_at():
