@@ -80,7 +80,8 @@ def parse(content: dict[str, Any], source: Path | str) -> Sweep:
 
 def _name(source: Path) -> str:
     """The file's name, as a name of a sweep."""
-    return re.sub(r"[^\w.-]+", "-", source.stem) or "sweep"
+    name = re.sub(r"[^\w.-]+", "-", source.stem)
+    return name if name.strip(".") else "sweep"
 
 
 def dump(sweep: Sweep) -> str:

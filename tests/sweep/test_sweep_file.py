@@ -36,6 +36,14 @@ def prunings(sweep):
     return [pruning for choice in sweep.prunings for pruning in choice.prunings(Calibration())]
 
 
+@pytest.mark.parametrize(
+    ("file", "name"), [("my sweep.yaml", "my-sweep"), ("2:4.v1.yaml", "2-4.v1"), ("...yaml", "sweep")]
+)
+def test_a_sweep_is_called_as_its_file(tmp_path, file, name):
+    (tmp_path / file).write_text("precisions: bf16")
+    assert load(tmp_path / file).name == name
+
+
 def test_a_useful_sweep_file_has_ten_lines(write):
     sweep = load(write(TEN_LINES))
     assert sweep.name == "my-sweep"
@@ -176,6 +184,8 @@ def test_the_tree_is_frozen(write):
         (f"seeds: {'[' * 600}", "", "nested too deeply"),
         ('precisions: "\\UFFFFFFFF"', "", "not YAML: unreadable"),
         ("precisions: bf16\nname: a\x01b", "line 2, column 8", "special characters are not allowed: '\\x01'"),
+        ("precisions: bf16\nname: ..", "name", "'..' is not allowed: letters, digits, _, - and ., not of dots alone"),
+        ("precisions: bf16\nname: a/b", "name", "'a/b' is not allowed: letters, digits, _, - and ."),
         ("precisions: [{finetune: [[bf16]], inference: nf4}]", "precisions[0].finetune[0]", "['bf16'] is no precision"),
         ("precisions: bf16\ntasks: [[root_cause]]", "tasks[0]", "is no task; allowed: root_cause, response"),
         ("precisions: bf16\ntasks: {a: b}", "tasks", "is no task; allowed: root_cause, response"),
