@@ -46,7 +46,13 @@ def load_adapter(model: Any, folder: Path, masks: Masks) -> Any:
     """
     from peft import PeftModel
 
-    return _mask_adapter(PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False), masks, _ServedForward)
+    computes_in = model.dtype
+    adapted = PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
+    for _, layer in _adapted(adapted):  # over weights that are integers, such as int8's, peft leaves float32
+        if not layer.get_base_layer().weight.is_floating_point():
+            layer.lora_A.to(computes_in)
+            layer.lora_B.to(computes_in)
+    return _mask_adapter(adapted, masks, _ServedForward)
 
 
 def merge_adapter(model: Any, masks: Masks) -> Any:

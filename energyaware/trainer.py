@@ -57,10 +57,11 @@ class Trainer:
             lr=spec.learning_rate,
             weight_decay=spec.weight_decay,
         )
+        warm = min(math.ceil(spec.warmup * steps), steps - 1)  # the first step of a warm-up has a learning rate of 0
         self._engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
-            lr_scheduler=get_cosine_schedule_with_warmup(optimizer, math.ceil(spec.warmup * steps), steps),
+            lr_scheduler=get_cosine_schedule_with_warmup(optimizer, warm, steps),
             config=deepspeed_config(spec, self.micro_batch_size, place.world_size),
         )
         prepare(self._engine)

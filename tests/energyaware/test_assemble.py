@@ -59,6 +59,19 @@ def served(ref, pruning, artifact, scratch, trained_in, served_in):
 
 
 @pytest.mark.parametrize("pruning", [DENSE, HALF], ids=lambda p: p.label)
+@pytest.mark.parametrize("precision", [name for name, precision in PRECISIONS.items() if "lora" in precision.trains])
+def test_an_adapter_that_stays_apart_computes_in_what_the_model_does(ref, tmp_path, pruning, precision):
+    artifact, scratch = tmp_path / "artifact", tmp_path / "scratch"
+    scratch.mkdir()
+    finetuned(ref, pruning, artifact)
+    model, _ = served(ref, pruning, artifact, scratch, precision, precision)
+    changes = [*model.named_parameters(), *model.named_buffers()]
+    changes = [change for name, change in changes if "lora_" in name or name.endswith("masked_change")]
+    assert bool(changes) == PRECISIONS[precision].quantises
+    assert {change.dtype for change in changes} <= {getattr(torch, PRECISIONS[precision].compute)}
+
+
+@pytest.mark.parametrize("pruning", [DENSE, HALF], ids=lambda p: p.label)
 @pytest.mark.parametrize(
     ("trained_in", "served_in", "stays_apart"),
     [

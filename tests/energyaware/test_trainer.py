@@ -34,12 +34,12 @@ def made(alone, tmp_path):
     """A trainer for a model of ours, its tokens, and the model."""
     trainers = []
 
-    def made(save=save_llama, **changes):
+    def made(save=save_llama, steps=40, **changes):
         ref = folder_ref(save(tmp_path / save.__name__), "model")
         spec = finetune_spec(ref, batch_size=4, micro_batch_size=2, **changes)
         model, tokenizer = load_model(ref, PRECISIONS[spec.precision], "cpu"), load_tokenizer(ref)
         model.requires_grad_(True)
-        trainers.append(Trainer(model, spec, alone, tokenizer.pad_token_id, 64, 40))
+        trainers.append(Trainer(model, spec, alone, tokenizer.pad_token_id, 64, steps))
         return trainers[-1], tokenise(EXAMPLES, tokenizer, 64), model
 
     yield made
@@ -67,6 +67,15 @@ def test_the_loss_is_the_mean_over_all_target_tokens_of_full_forwards_one_by_one
     assert before == pytest.approx(total, rel=0.5)
     assert trainer.steps_taken == 3
     assert trainer.loss_of(tokens) < total / targets
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_fine_tuning_that_is_all_warm_up_trains_all_the_same(made, steps):
+    trainer, tokens, _ = made(steps=steps, warmup=1.0)
+    before = trainer.loss_of(tokens)
+    for _ in range(steps):
+        trainer.step(tokens[:4])
+    assert trainer.loss_of(tokens) < before
 
 
 @pytest.mark.parametrize(("count", "forwards"), [(1, 1), (4, 1), (5, 2)])
