@@ -69,6 +69,8 @@ def _read(place: str | Path) -> Results:
     path = str(place).removeprefix("file://")
     folder = _copy(path) if "://" in path else Path(path)
     if not folder.is_dir():
+        if folder.is_file():
+            raise InputError(place, "", "is a file: give the folder of a sweep's results")
         raise InputError(place, "", "there is no such results folder")
     for _ in range(_TRIES):
         try:

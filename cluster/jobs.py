@@ -16,6 +16,9 @@ from uuid import uuid4
 
 from cluster.connect import join, shipping
 
+JOB_STOP: Final = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Ray's environment variable that says how long a job may take to stop."""
+
 STOP_S: Final = 60
 """For a job that is asked to stop, to do so by itself. Ray's own 3 s are less than a checkpoint takes."""
 
@@ -98,8 +101,7 @@ class JobServer:
                         self._client.submit_job(
                             entrypoint=shlex.join(command),
                             submission_id=job_id,
-                            runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}
-                            | (shipping(code) or {}),
+                            runtime_env={"env_vars": {JOB_STOP: str(STOP_S)}} | (shipping(code) or {}),
                         )
                     )
             except ConnectionError as problem:

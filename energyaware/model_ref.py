@@ -26,7 +26,7 @@ def folder_ref(folder: Path, field: str, *, trust_remote_code: bool = False) -> 
         InputError: the folder is missing, or lacks configuration, safetensors weights or a tokenizer.
     """
     if not folder.is_dir():
-        raise InputError(folder, field, "no such folder")
+        raise InputError(folder, field, "no such folder; a model of the hub is {hub: NAME}")
     if not (folder / "config.json").exists():
         raise InputError(folder, field, "holds no config.json: not a model folder as save_pretrained writes it")
     if not any(folder.glob("*.safetensors")):

@@ -1,10 +1,11 @@
 """The axes of a sweep file: precisions and prunings, in short forms or as mappings whose lists are axes too."""
 
+import re
 from collections.abc import Iterator
 from itertools import product
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from energyaware.errors import InputError
 from energyaware.precision import PRECISIONS
@@ -23,6 +24,17 @@ def one_of(kind: str, allowed: dict[str, Any]) -> BeforeValidator:
     return BeforeValidator(lambda value: _known(kind, allowed, value))
 
 
+def like(pattern: str, words: str) -> AfterValidator:
+    """A text of this form, which the words tell."""
+
+    def checked(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"{value!r} is not allowed: {words}")
+        return value
+
+    return AfterValidator(checked)
+
+
 def _known(kind: str, allowed: dict[str, Any], value: Any) -> Any:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{value!r} is no {kind}; allowed: {', '.join(allowed)}")
@@ -39,7 +51,7 @@ class Part(BaseModel):
 
 PrecisionName = Annotated[str, one_of("precision", PRECISIONS)]
 AtLeastOne = Field(min_length=1)
-AnyPattern = Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")]
+AnyPattern = Annotated[str, like(r"[1-9][0-9]*:[1-9][0-9]*", "a share such as 50%, or n:m such as 2:4")]
 
 
 class PrecisionChoice(Part):

@@ -121,6 +121,8 @@ def resume(
     except UnicodeDecodeError as problem:
         raise InputError(file, "", f"cannot be read: {problem}") from None
     if asked is None:
+        if Path(directory).is_file():
+            raise InputError(directory, "", "is a file: give the folder of a sweep's results")
         raise InputError(directory, "", "holds no sweep.yaml: not a results folder of energyaware run")
     sweep, wish = loads(asked, file), Wish(retry_failed, rerun_changed)
     if detached:

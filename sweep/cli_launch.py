@@ -33,6 +33,8 @@ def wait(
     names: tuple[str, ...] = ()
     if nodes.isdecimal():
         number = int(nodes)
+        if not number:
+            raise InputError("", "NODES", "0 is not allowed: at least 1")
     else:
         try:
             names = addresses_of(Path(nodes).expanduser())

@@ -1,14 +1,13 @@
 """The sweep file as a frozen tree. It refuses unknown keys; validation touches neither network nor environment."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from energyaware.errors import InputError
 from energyaware.tasks import TASKS
-from sweep.choices import Part, PrecisionChoice, PruningChoice, listed, one_of
+from sweep.choices import Part, PrecisionChoice, PruningChoice, like, listed, one_of
 from sweep.inputs import CalibrationChoice, Data, Model
 from sweep.settings import (
     Budget,
@@ -28,17 +27,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What generators and columns of 64 bits take."""
 
 
-def _of_a_folder(name: str) -> str:
-    """Results lie in a folder of this name."""
-    if not re.fullmatch(r"[\w.-]+", name) or not name.strip("."):
-        raise ValueError(f"{name!r} is not allowed: letters, digits, _, - and ., not of dots alone")
-    return name
-
-
 class Sweep(Part):
     """What one YAML file asks for."""
 
-    name: Annotated[str, AfterValidator(_of_a_folder)] = ""
+    name: Annotated[str, like(r"[.]*[\w-][\w.-]*", "letters, digits, _, - and ., not of dots alone")] = ""
     """Default: the file's name."""
     model: Annotated[tuple[Model, ...], BeforeValidator(listed), Field(min_length=1)] = (Model(builtin=True),)
     """Base model, or a list of them."""

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from energyaware.checkpoints import CheckpointRule
 from energyaware.energy.base import Component, MeterSettings
 from energyaware.spec import Method
-from sweep.choices import Part, listed
+from sweep.choices import Part, like, listed
 from sweep.inputs import Count
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -108,6 +108,12 @@ class Resources(Part):
             raise ValueError(f"nodes {self.nodes} is more than workers {self.workers}")
         return self
 
+    @model_validator(mode="after")
+    def _kinds_are_of_gpus(self) -> Self:
+        if self.gpu_kind and self.device == "cpu" and not self.gpus_per_worker:
+            raise ValueError("gpu_kind is for workers that hold GPUs: with device cpu they hold none")
+        return self
+
     def workers_of(self, kind: Literal["finetune", "inference"]) -> int:
         """Worker processes of a stage of that kind."""
         return self.inference_workers or self.workers if kind == "inference" else self.workers
@@ -123,7 +129,7 @@ class Energy(Part):
 
     components: Annotated[tuple[Component, ...], BeforeValidator(listed), Field(min_length=1)] = get_args(Component)
     """What counts: cpu, dram, gpu. One that is left out is in no figure; one that a node cannot read is refused."""
-    country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
+    country: Annotated[str, like("[A-Z]{3}", "three capital letters, such as DEU")] | None = None
     """ISO 3166-1 alpha-3 code, such as DEU. Without it, and without carbon_g_per_kwh, no carbon is given."""
     region: str | None = None
     """Province or state, where CodeCarbon has data for it."""
@@ -133,7 +139,7 @@ class Energy(Part):
     """Power usage effectiveness of the data centre, applied to carbon and cost. Joules stay those of the machines."""
     price_per_kwh: Annotated[float, Field(ge=0)] | None = None
     """Price of electricity. Without it no cost is given."""
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
+    currency: Annotated[str, like("[A-Z]{3}", "three capital letters, such as EUR")] | None = None
     """ISO 4217 code of the price, such as EUR."""
     idle_s: Annotated[float, Field(ge=0)] = 5.0
     """Seconds over which the nodes' idle power is read before anything starts; 0 leaves net joules unknown."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Final
+
+from cluster.jobs import JOB_STOP
 
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a system that wants the machine back, a closed terminal."""
@@ -17,6 +20,9 @@ PATIENCE_S: Final = 600.0
 
 SYSTEM_PATIENCE_S: Final = 20.0
 """After other signals: Slurm and Kubernetes kill half a minute after they have asked."""
+
+LAST_WORDS_S: Final = 5.0
+"""Of the time that Ray gives a job, for ending once all have been waited for."""
 
 
 @contextmanager
@@ -45,7 +51,7 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
             return
         stop()
         try:
-            ended.get(timeout=PATIENCE_S if number == signal.SIGINT else SYSTEM_PATIENCE_S)
+            ended.get(timeout=PATIENCE_S if number == signal.SIGINT else _system_patience_s())
         except Empty:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
@@ -60,3 +66,9 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
         ended.put(None)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _system_patience_s() -> float:
+    """As long as whoever asks waits, as far as that is known: Ray tells a job how long it may take to stop."""
+    given = os.environ.get(JOB_STOP)
+    return max(SYSTEM_PATIENCE_S, float(given) - LAST_WORDS_S) if given else SYSTEM_PATIENCE_S

@@ -24,6 +24,9 @@ def load(path: Path) -> Sweep:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(path, "", "no such file") from None
+    except IsADirectoryError:
+        folder = "is a folder, not a sweep file; energyaware resume goes on with the sweep of a results folder"
+        raise InputError(path, "", folder) from None
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(path, "", f"cannot be read: {problem}") from None
     return loads(text, path)
@@ -67,8 +70,9 @@ def parse(content: dict[str, Any], source: Path | str) -> Sweep:
     try:
         sweep = Sweep.model_validate({"name": _name(Path(source)), **content})
     except ValidationError as problems:
-        # The same slip can fail in several ways; the deepest place is the most telling.
-        first = max(problems.errors(), key=lambda error: len(error["loc"]))
+        # The same slip can fail in several ways; the deepest place is the most telling, and what is there tells more
+        # than what is not.
+        first = max(problems.errors(), key=lambda error: (len(error["loc"]), error["type"] != "missing"))
         raise InputError(source, _path(first["loc"], content), _problem(dict(first))) from None
     if not sweep.results:
         sweep = sweep.model_copy(update={"results": f"results/{sweep.name}"})

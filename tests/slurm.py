@@ -57,7 +57,7 @@ class Slurm:
         self.hosts, self._cpus = hosts, cpus
         self.folder = hosts.folder / "slurm"
         self._daemons = ExitStack()
-        self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf"), "SLURM_TMPDIR": str(hosts.temporary)}
+        self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf"), "ENERGYAWARE_TMP": str(hosts.temporary)}
 
     def __enter__(self):
         (self.folder / "state").mkdir(parents=True)

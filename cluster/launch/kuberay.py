@@ -71,7 +71,9 @@ class RayJob:
             value = getattr(self, attribute)
             if value is not None and not pattern.fullmatch(value):
                 raise ValueError(f"{attribute}: {value!r} cannot be used: {wanted}")
-        if "://" not in self.results and (self.claim is None or not on_volume(self.results)):
+        if "://" not in self.results and self.claim is None:
+            raise ValueError(f"claim: is missing: {self.results!r} is on the claim's volume, where it is no URL")
+        if "://" not in self.results and not on_volume(self.results):
             raise ValueError(f"results: {self.results!r} must be in {MOUNT}, which is the claim's volume, or a URL")
 
 

@@ -70,6 +70,7 @@ def sbatch_script(job: SlurmJob) -> str:
         "cpus-per-task": job.cpus_per_node,
         "gpus-per-node": job.gpus_per_node or None,
         "exclusive": job.exclusive or None,
+        "mem": 0 if job.exclusive else None,  # all of it: a node that is held whole comes with the default share
         "time": job.time,
         "partition": job.partition,
         "signal": f"B:USR1@{WARNING_S}",

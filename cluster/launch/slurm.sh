@@ -1,16 +1,15 @@
 set -euo pipefail
-umask 077
 
 # This job's token and Ray's files: on each node's own disk, for this user alone, removed at the end. (Ray opens the
-# folder that it is given to everybody; not the one around it.)
-dir=${SLURM_TMPDIR:-/tmp}/energyaware-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
+# folder that it is given to everybody; not the one around it. In a deep folder its sockets' names would be too long.)
+dir=${ENERGYAWARE_TMP:-/tmp}/energyaware-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$dir/token
 export RAY_worker_niceness=0 # measured work must not wait for whatever else runs
 export RAY_USAGE_STATS_ENABLED=0
 unset RAY_AUTH_TOKEN RAY_ADDRESS
 
 nodes=$SLURM_JOB_NUM_NODES
-step=(srun --overlap --ntasks-per-node=1 --cpus-per-task="$cpus" --cpu-bind=none --mem=0 --export=ALL)
+step=(srun --overlap --ntasks-per-node=1 --cpu-bind=none --mem=0 --export=ALL)
 everywhere=("${step[@]}" --nodes="$nodes" --ntasks="$nodes")
 
 free_port() { # other users' jobs may be on this node, and have Ray's usual ports
@@ -38,7 +37,7 @@ trap finish EXIT
 # The token goes to the nodes through pipes: it is in no argument, no variable, no log, and on no shared disk.
 # shellcheck disable=SC2016
 python -c 'import secrets; print(secrets.token_hex(32))' |
-    "${everywhere[@]}" bash -c 'mkdir -m 700 "$dir" 2> /dev/null || [[ -O $dir ]]; cat > "$dir/token"'
+    "${everywhere[@]}" bash -c 'mkdir -m 700 "$dir" 2> /dev/null || [[ -O $dir ]]; umask 077; cat > "$dir/token"'
 
 here=127.0.0.1
 if ((nodes > 1)); then # the address by which the last node sees this one

@@ -97,7 +97,7 @@ def test_the_rayjob_has_the_sweep_and_its_results_on_the_volume(write, tmp_path)
         (["slurm", "tickets.yaml", "--nodes", "0"], "error: Invalid value for '--nodes'"),
         (["kuberay", "tickets.yaml"], "error: Missing option '--image'"),
         (["kuberay", "tickets.yaml", "--image", "a b"], "error: --image: 'a b' cannot be used: such as"),
-        (["kuberay", "tickets.yaml", "--image", "a"], "error: --results: '/shared/results/tickets' must be in /shared"),
+        (["kuberay", "tickets.yaml", "--image", "a"], "error: --claim: is missing: '/shared/results/tickets' is on"),
         (["kuberay", "tickets.yaml", "--image", "a", "--memory-per-node", "x"], "error: --memory-per-node: 'x' cannot"),
         (["wait", "nothing.yaml"], "error: nothing.yaml: cannot be read: "),
         (["wait", "2", "--address", "127.0.0.1:9"], "error: --address: 127.0.0.1:9: nobody answers"),

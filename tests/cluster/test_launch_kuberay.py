@@ -124,7 +124,7 @@ def test_what_kubernetes_or_a_shell_would_misread_is_refused(field, value):
 
 
 def test_a_folder_needs_a_volume():
-    with pytest.raises(ValueError, match="results: '/shared/tickets' must be in /shared, which is the claim's volume"):
+    with pytest.raises(ValueError, match="claim: is missing: '/shared/tickets' is on the claim's volume"):
         RayJob(**JOB | {"claim": None})
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.jobs import JOB_STOP
+from sweep.stopping import _system_patience_s
+
 PROGRAM = """
 import sys, threading, time
 import sweep.stopping as module
@@ -67,3 +70,11 @@ def test_a_system_that_asks_is_not_kept_waiting():
     process = start("ignore")
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=30)[0] == "asked False\ninterrupted\n"
+
+
+@pytest.mark.parametrize(("given", "patience_s"), [(None, 20.0), ("60", 55.0), ("3", 20.0)])
+def test_a_job_takes_the_time_that_ray_gives_it(monkeypatch, given, patience_s):
+    monkeypatch.delenv(JOB_STOP, raising=False)
+    if given:
+        monkeypatch.setenv(JOB_STOP, given)
+    assert _system_patience_s() == patience_s

@@ -185,6 +185,15 @@ def test_the_tree_is_frozen(write):
         ('precisions: "\\UFFFFFFFF"', "", "not YAML: unreadable"),
         ("precisions: bf16\nname: a\x01b", "line 2, column 8", "special characters are not allowed: '\\x01'"),
         ("precisions: bf16\nname: ..", "name", "'..' is not allowed: letters, digits, _, - and ., not of dots alone"),
+        ("precision: bf16", "precision", "unknown key; allowed: name, model"),
+        ("precisions: bf16\nprunings: [wanda-0.5]", "prunings[0].pattern", "'0.5' is not allowed: a share such as 50%"),
+        ("precisions: bf16\nenergy: {country: DE}", "energy.country", "'DE' is not allowed: three capital letters"),
+        ("precisions: bf16\nenergy: {currency: €}", "energy.currency", "three capital letters, such as EUR"),
+        (
+            "precisions: bf16\nresources: {device: cpu, gpu_kind: H100}",
+            "resources",
+            "gpu_kind is for workers that hold",
+        ),
         ("precisions: bf16\nname: a/b", "name", "'a/b' is not allowed: letters, digits, _, - and ."),
         ("precisions: [{finetune: [[bf16]], inference: nf4}]", "precisions[0].finetune[0]", "['bf16'] is no precision"),
         ("precisions: bf16\ntasks: [[root_cause]]", "tasks[0]", "is no task; allowed: root_cause, response"),
@@ -262,7 +271,7 @@ def test_numbers_are_those_of_yaml_1_2(write):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load(tmp_path / "none.yaml")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is a folder, not a sweep file"):
         load(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read"):
