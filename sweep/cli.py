@@ -218,7 +218,7 @@ def main() -> NoReturn:
     except USAGE_ERROR as problem:
         if type(problem).__name__ == "NoArgsIsHelpError":  # the help is its message, printed already
             sys.exit(BAD_INPUT)
-        _refuse(f"{problem.format_message()} Try --help.")
+        _refuse(f"{problem.format_message().replace('Value error, ', '')} Try --help.")
     sys.exit(code or DONE)
 
 

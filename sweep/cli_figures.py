@@ -63,6 +63,8 @@ def figures(
     drawn = figures_of(results, only=only or (), stage=stage, **ranking)
     try:
         output.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError("--output", "", f"{output}: is no folder, as figures are files in one") from None
     except OSError as problem:
         raise InputError("--output", "", f"{output}: {problem.strerror}") from None
     for figure in drawn.values():

@@ -74,6 +74,8 @@ def test_the_command_writes_pixels_of_the_figures_that_are_asked_for(folder, tmp
         (["--only", "paretto"], "figures: only: 'paretto' is not allowed: one of ranking, pareto"),
         (["--stage", "zz", "--only", "power"], "figures: stage: 'zz' is no finished stage of these results"),
         (["--weight", "2", "--only", "pareto"], "weight: 2.0 is not allowed"),
+        (["--metric", "x"], "'--metric': 'x' is not one of 'request', 'token'"),
+        (["-o", "/dev/null", "--only", "lost"], "--output: /dev/null: is no folder"),
         (["-o", "/dev/null/pictures", "--only", "lost"], "--output: /dev/null/pictures: Not a directory"),
     ],
 )
