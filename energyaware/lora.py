@@ -35,7 +35,9 @@ def add_adapter(model: Any, spec: FinetuneSpec, masks: Masks) -> Any:
         fan_in_fan_out=any(is_transposed(layer) for layer in layers.values()),
         bias="none",
     )
-    return _mask_adapter(get_peft_model(model, config, autocast_adapter_dtype=False), masks, _TrainedForward)
+    computes_in = model.dtype
+    adapted = _in_format(get_peft_model(model, config, autocast_adapter_dtype=False), computes_in)
+    return _mask_adapter(adapted, masks, _TrainedForward)
 
 
 def load_adapter(model: Any, folder: Path, masks: Masks) -> Any:
@@ -47,11 +49,7 @@ def load_adapter(model: Any, folder: Path, masks: Masks) -> Any:
     from peft import PeftModel
 
     computes_in = model.dtype
-    adapted = PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
-    for _, layer in _adapted(adapted):  # over weights that are integers, such as int8's, peft leaves float32
-        if not layer.get_base_layer().weight.is_floating_point():
-            layer.lora_A.to(computes_in)
-            layer.lora_B.to(computes_in)
+    adapted = _in_format(PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False), computes_in)
     return _mask_adapter(adapted, masks, _ServedForward)
 
 
@@ -64,6 +62,15 @@ def merge_adapter(model: Any, masks: Masks) -> Any:
             change = change * stays.to(change.device)
         layer.get_base_layer().weight.data += change
     return model.unload()
+
+
+def _in_format(model: Any, dtype: Any) -> Any:
+    """The adapted model, with adapters in what it computes in: over weights that are integers peft leaves float32."""
+    for _, layer in _adapted(model):
+        if not layer.get_base_layer().weight.is_floating_point():
+            layer.lora_A.to(dtype)
+            layer.lora_B.to(dtype)
+    return model
 
 
 def _mask_adapter(model: Any, masks: Masks, forward: type[_TrainedForward | _ServedForward]) -> Any:
