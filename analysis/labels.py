@@ -50,7 +50,7 @@ def labels(rows: pl.DataFrame) -> dict[str, str]:
     of their name in the column `configuration`.
     """
     where = {"pruning_applied": pl.col("pruning") != "none", "finetune_method": pl.col("finetune_method") != "none"}
-    rows = shortened(rows)
+    rows = with_short_models(rows).with_columns(pl.col("model_revision").str.replace(_HASH, "$1"))
     varied = [name for name in _IF_VARIED if rows.filter(where.get(name, True))[name].n_unique() > 1]
     if rows.select("model", "model_revision").n_unique() == rows["model"].n_unique():
         varied = [name for name in varied if name != "model_revision"]
@@ -63,12 +63,12 @@ def labels(rows: pl.DataFrame) -> dict[str, str]:
     }
 
 
-def shortened(rows: pl.DataFrame) -> pl.DataFrame:
-    """Models without their owner or folder where that leaves no two alike, and the first digits of hashes of theirs."""
+def with_short_models(rows: pl.DataFrame) -> pl.DataFrame:
+    """Models without their owner or folder, where that leaves no two alike."""
     models = {model: model.rstrip("/").rsplit("/", 1)[-1] for model in rows["model"].drop_nulls().unique()}
     if len(set(models.values())) < len(models):
         models = {}
-    return rows.with_columns(pl.col("model").replace(models), pl.col("model_revision").str.replace(_HASH, "$1"))
+    return rows.with_columns(pl.col("model").replace(models))
 
 
 def _also(row: dict[str, Any], varied: list[str], some_tuned: bool) -> list[str]:

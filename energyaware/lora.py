@@ -35,8 +35,7 @@ def add_adapter(model: Any, spec: FinetuneSpec, masks: Masks) -> Any:
         fan_in_fan_out=any(is_transposed(layer) for layer in layers.values()),
         bias="none",
     )
-    computes_in = model.dtype
-    adapted = _in_format(get_peft_model(model, config, autocast_adapter_dtype=False), computes_in)
+    adapted = _in_one_format(get_peft_model(model, config, autocast_adapter_dtype=False))
     return _mask_adapter(adapted, masks, _TrainedForward)
 
 
@@ -48,8 +47,7 @@ def load_adapter(model: Any, folder: Path, masks: Masks) -> Any:
     """
     from peft import PeftModel
 
-    computes_in = model.dtype
-    adapted = _in_format(PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False), computes_in)
+    adapted = _in_one_format(PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False))
     return _mask_adapter(adapted, masks, _ServedForward)
 
 
@@ -64,8 +62,9 @@ def merge_adapter(model: Any, masks: Masks) -> Any:
     return model.unload()
 
 
-def _in_format(model: Any, dtype: Any) -> Any:
+def _in_one_format(model: Any) -> Any:
     """The adapted model, with adapters in what it computes in: over weights that are integers peft leaves float32."""
+    dtype = model.get_base_model().dtype  # of its embeddings, which come first and have no adapter
     for _, layer in _adapted(model):
         if not layer.get_base_layer().weight.is_floating_point():
             layer.lora_A.to(dtype)

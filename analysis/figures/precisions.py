@@ -9,7 +9,7 @@ from analysis.figures.figure import Drawing, NothingToDraw
 from analysis.figures.parts import HALF, in_order, inline, kind_shape, panel, tips, with_prefix
 from analysis.figures.subject import Subject, caption, printable, said
 from analysis.figures.theme import COLOURS
-from analysis.labels import shortened
+from analysis.labels import with_short_models
 
 _HEIGHT: Final = 240
 
@@ -89,7 +89,7 @@ def _unpruned(subject: Subject) -> pl.DataFrame:
     Column `series` says in what those of one precision differ; it is empty where they do not, or where more differ than
     there are colours.
     """
-    rows = shortened(subject.inferences.filter(pl.col("pruning") == "none"))
+    rows = with_short_models(subject.inferences.filter(pl.col("pruning") == "none"))
     if rows.is_empty():
         raise NothingToDraw("every finished inference is of a pruned model")
     differing = [

@@ -21,7 +21,7 @@ from analysis.figures.parts import (
 from analysis.figures.subject import Subject, caption, named_stages, said, told_apart
 from analysis.figures.theme import COLOURS
 from analysis.kinds import MEASURED, UNKNOWN
-from analysis.labels import shortened
+from analysis.labels import with_short_models
 
 _BIN_TOKENS: Final = 16
 """Lengths are counted in steps of it, rounded up."""
@@ -33,8 +33,8 @@ _FADED_LINES: Final = 100
 def token_lengths(subject: Subject) -> Drawing:
     """How many test prompts have how many tokens, per model and tasks."""
     served = subject.stages.filter("asked", pl.col("kind") == "inference")
-    found = served.select("model", "model_revision", "tasks", "prompt_lengths").drop_nulls("prompt_lengths")
-    found = shortened(found).drop("model_revision").unique(maintain_order=True)
+    found = served.select("model", "tasks", "prompt_lengths").unique(maintain_order=True).drop_nulls("prompt_lengths")
+    found = with_short_models(found)
     alike: defaultdict[tuple[tuple[int, int], ...], list[str]] = defaultdict(list)
     for model, tasks, lengths in found.iter_rows():
         alike[tuple(sorted(_counted(lengths).items()))].append(f"{model}: {', '.join(tasks or [])}")

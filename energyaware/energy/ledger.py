@@ -132,8 +132,8 @@ class Ledger:
         self._boundary(now_s)
         holder = self._ended[key] = self._holders.pop(key)
         for uuid in self._gpus.keys() & holder.gpus:
-            heirs = [other.current for other in self._holders.values() if uuid in other.gpus]
-            self._give(uuid, heirs[-1] if heirs else self._idle, now_s)
+            heir = self._owner(uuid)
+            self._give(uuid, heir.current if heir else self._idle, now_s)
 
     def forget(self, key: Key) -> None:
         """The rows of an attempt that ended are safe elsewhere."""
@@ -273,12 +273,15 @@ class Ledger:
         """The GPUs of an attempt belong to its current window from now on, but where another began on them since."""
         for uuid in holder.gpus:
             if uuid in self._gpus:
-                *_, owner = (other for other in self._holders.values() if uuid in other.gpus)
                 holder.current.account(self._gpus[uuid][1])  # without its row a window would seem to hold no GPU
-                if owner is holder:
+                if self._owner(uuid) is holder:
                     self._give(uuid, holder.current, now_s)
             elif self._gpus_left_out is None:  # a window without its GPU's row would seem to have cost less
                 holder.current.account(Channel("gpu", uuid, "none", measured=False)).spoil(self._why_not(uuid))
+
+    def _owner(self, uuid: str) -> Holder | None:
+        """Of those that hold a GPU, who began on it last."""
+        return next((holder for holder in reversed(self._holders.values()) if uuid in holder.gpus), None)
 
     def _give(self, uuid: str, window: Window, now_s: float) -> None:
         source, channel, track = self._gpus[uuid]

@@ -8,7 +8,7 @@ import pytest
 
 from energyaware.errors import InputError
 from energyaware.precision import Hardware
-from energyaware.spec import PROTOCOL_VERSION, FinetuneSpec, InferenceSpec, canonical_json, stage_id
+from energyaware.spec import FinetuneSpec, InferenceSpec, canonical_json, stage_id
 from sweep.plan import make_plan
 from sweep.show_plan import as_json
 from sweep.sweep_file import load
@@ -156,7 +156,7 @@ def test_an_id_is_the_hash_of_canonical_json(plan_of):
     for stage in plan_of("precisions: bf16"):
         settings = json.loads(canonical_json(stage.spec))
         assert stage_id(stage.spec) == stage.stage_id
-        assert settings["protocol"] == PROTOCOL_VERSION
+        assert settings["protocol"] == 4
         assert "location" not in settings["model"]
         assert isinstance(stage.spec, FinetuneSpec | InferenceSpec)
 

@@ -35,9 +35,11 @@ def test_a_run_has_such_a_console_on_stderr(capsys):
     assert capsys.readouterr().err == "told\n"
 
 
-def test_a_closed_stderr_is_no_reason_to_end(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", None)
-    console(steady=True).print("told to nobody")
+def test_a_closed_stderr_is_no_reason_to_end(monkeypatch, capsys):
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stderr", None)
+        console(steady=True).print("told to nobody")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_an_answer_that_cannot_be_written_is_one_line(tmp_path):
